@@ -1,0 +1,149 @@
+//! What the agent wants done. Each action has an id, and exactly one event with that id says how it ended, unless
+//! its own event does (`Observed`, `Loaded`).
+
+use crate::event::RequestId;
+use ipnetwork::IpNetwork;
+use meshd_model::cni::{Added, CniError};
+use meshd_model::kernel::{Device, Firewall, Peer, PodLink, Route, Rule};
+use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PublicKey};
+use serde::{Deserialize, Serialize};
+
+/// One output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// For the API server.
+    Kube(KubeAction),
+    /// For the node's kernel. A driver carries these out in the order given; it may batch.
+    Kernel(KernelAction),
+    /// For the local socket.
+    Cni(CniAction),
+    /// For the lease store.
+    Store(StoreAction),
+}
+
+/// What an action is about. With a generation it names the action, so that the same history gives the same ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Resource {
+    /// The nftables table.
+    Firewall,
+    /// The WireGuard interface.
+    Device,
+    /// A peer of it.
+    Peer(PublicKey),
+    /// A route, by what the kernel tells routes apart with.
+    Route {
+        /// Routing table.
+        table: u32,
+        /// Destination.
+        dst: IpNetwork,
+        /// Metric.
+        metric: u32,
+    },
+    /// A policy rule, by its source.
+    Rule(IpNetwork),
+    /// A pod's link and its lease.
+    Attachment(AttachmentId),
+    /// The own Node's annotations.
+    Annotations,
+    /// The kernel as a whole: an observation.
+    Kernel,
+    /// The store as a whole: loading it.
+    Store,
+}
+
+/// Names an action: its resource, and how many actions on that resource came before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ActionId {
+    /// What it is about.
+    pub resource: Resource,
+    /// Which of those on this resource, from 1.
+    pub generation: u64,
+}
+
+/// For the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KubeAction {
+    /// Write the own Node's annotations by server-side apply; fails if the Node's UID is another.
+    Publish {
+        /// To answer to.
+        id: ActionId,
+        /// Which incarnation of the Node.
+        uid: NodeUid,
+        /// What to write.
+        annotations: NodeAnnotations,
+    },
+}
+
+/// For the node's kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelAction {
+    /// To answer to.
+    pub id: ActionId,
+    /// What to do.
+    pub op: KernelOp,
+}
+
+/// One change of the kernel. Each is idempotent: it makes the named thing so, whatever was there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KernelOp {
+    /// Say what is there.
+    Observe,
+    /// Put the table in force, replacing an older one in one transaction; the pods' entries stay.
+    SetFirewall(Firewall),
+    /// Make the interface so: made if the kernel can, found if `meshd-wg` made it; keyed, addressed, up.
+    SetDevice(Device),
+    /// Make the peer so.
+    SetPeer(Peer),
+    /// Remove the peer.
+    RemovePeer(PublicKey),
+    /// Add the route, replacing one to the same destination in the same table with the same metric.
+    SetRoute(Route),
+    /// Remove the route.
+    RemoveRoute(Route),
+    /// Add the rule.
+    SetRule(Rule),
+    /// Remove the rule.
+    RemoveRule(Rule),
+    /// Make the pod's link so. Entries against spoofing come first, then the link, then the routes to it.
+    /// Fails with ENOENT where the pod's namespace is gone, with EEXIST where its interface name is taken by an
+    /// interface that is not ours.
+    AttachPod(PodLink),
+    /// Take the pod's link down: routes, link, entries. Nothing of it being there is success.
+    DetachPod(PodLink),
+}
+
+/// For the local socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CniAction {
+    /// Answer a request.
+    Reply {
+        /// Which.
+        id: RequestId,
+        /// None of a result for DEL and CHECK.
+        result: Result<Option<Added>, CniError>,
+    },
+}
+
+/// For the lease store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreAction {
+    /// Read it all.
+    Load {
+        /// To answer to, if it fails as a whole.
+        id: ActionId,
+    },
+    /// Write a lease, replacing an older one of the same attachment.
+    Put {
+        /// To answer to.
+        id: ActionId,
+        /// What to write.
+        lease: Lease,
+    },
+    /// Remove a lease.
+    Remove {
+        /// To answer to.
+        id: ActionId,
+        /// Whose.
+        attachment: AttachmentId,
+    },
+}

@@ -1,0 +1,28 @@
+//! The meshd agent: every decision of a node, as a state machine without IO.
+//!
+//! No clock, no randomness, no sockets, no tokio, no Kubernetes client: time and the seed are parameters, what
+//! the world says comes in as an [`Event`], what shall be done goes out as an [`Action`], and the outcome of an
+//! action comes back as an event. The same agent runs on a node (`meshd`) and in the simulator (`meshd-sim`).
+
+pub mod action;
+pub mod agent;
+pub mod config;
+pub mod event;
+
+pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
+pub use agent::NodeAgent;
+pub use config::{Config, Endpoints, Identity};
+pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
+
+/// Which timer a deadline belongs to: it travels with the deadline, so that a record shows why the agent woke.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum TimerKind {
+    /// Observe the kernel again and repair what differs.
+    Resync,
+    /// Try again what failed on this resource.
+    Retry(Resource),
+    /// A request of the local socket that must be answered by then.
+    Deadline(RequestId),
+    /// A freed address may be handed out again.
+    Rest,
+}

@@ -1,0 +1,135 @@
+//! What crosses the daemon's local socket: one JSON object on a line each way, at most [`MESSAGE_MAX`] bytes.
+
+use crate::attachment::{AttachmentId, MacAddr};
+use crate::pod::PodRef;
+use crate::status::Status;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Longest message, newline included. A cluster's status is the largest: about 400 bytes a peer.
+pub const MESSAGE_MAX: usize = 4 << 20;
+/// Longest request; a request is read before anything is known of its sender.
+pub const REQUEST_MAX: usize = 256 << 10;
+/// Default path of the daemon's socket.
+pub const SOCKET: &str = "/run/meshd/meshd.sock";
+
+/// A request of the plugin or of `meshctl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// How long the caller will wait, in milliseconds; the daemon answers sooner.
+    pub deadline_ms: u64,
+    /// What is asked.
+    pub call: Call,
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// CNI ADD.
+    Add(Add),
+    /// CNI DEL.
+    Del(AttachmentId),
+    /// CNI CHECK.
+    Check(Check),
+    /// `meshctl status`.
+    Status,
+}
+
+/// The parameters of ADD that the daemon needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Add {
+    /// Container and interface.
+    pub id: AttachmentId,
+    /// `CNI_NETNS`
+    pub netns: String,
+    /// `K8S_POD_*` of `CNI_ARGS`.
+    pub pod: Option<PodRef>,
+}
+
+/// The parameters of CHECK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Container and interface.
+    pub id: AttachmentId,
+    /// `CNI_NETNS`
+    pub netns: String,
+    /// Addresses that `prevResult` names for the interface.
+    pub addresses: Vec<IpNetwork>,
+}
+
+/// The daemon's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// ADD succeeded.
+    Added(Added),
+    /// DEL or CHECK succeeded.
+    Done,
+    /// The status asked for.
+    Status(Box<Status>),
+    /// It did not succeed.
+    Error(CniError),
+}
+
+/// What ADD made: the parts of a CNI result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// Name of the host's end.
+    pub host_ifname: String,
+    /// MAC of the host's end.
+    pub host_mac: MacAddr,
+    /// MAC of the pod's end.
+    pub mac: MacAddr,
+    /// The pod's addresses with the length of their on-link prefix (/32, /128), each with its gateway.
+    pub ips: Vec<(IpNetwork, IpAddr)>,
+    /// In bytes.
+    pub mtu: u16,
+}
+
+/// Codes of a CNI error (specification 1.1.0, section "Error"); 100 and above are ours.
+pub mod code {
+    /// Incompatible CNI version.
+    pub const VERSION: u32 = 1;
+    /// Unsupported field in the network configuration.
+    pub const UNSUPPORTED: u32 = 2;
+    /// Container unknown or does not exist.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// Invalid necessary environment variables.
+    pub const ENVIRONMENT: u32 = 4;
+    /// I/O failure.
+    pub const IO: u32 = 5;
+    /// Failed to decode content.
+    pub const DECODE: u32 = 6;
+    /// Invalid network configuration.
+    pub const CONFIG: u32 = 7;
+    /// The network namespace is gone or no namespace.
+    pub const NETNS: u32 = 8;
+    /// Try again later.
+    pub const TRY_AGAIN: u32 = 11;
+    /// Not available: ADD cannot succeed (STATUS).
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// The attachment is there already.
+    pub const EXISTS: u32 = 100;
+    /// No address is free.
+    pub const EXHAUSTED: u32 = 101;
+    /// CHECK found a difference.
+    pub const DIFFERS: u32 = 102;
+    /// The kernel refused.
+    pub const KERNEL: u32 = 103;
+}
+
+/// A CNI error: what was tried, on what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{msg}: {details}")]
+pub struct CniError {
+    /// One of [`code`].
+    pub code: u32,
+    /// One line.
+    pub msg: String,
+    /// What to do, or what exactly was found.
+    #[serde(default)]
+    pub details: String,
+}

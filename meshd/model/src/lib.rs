@@ -1,0 +1,19 @@
+//! The types that all of meshd shares: nodes, peers, pods, attachments, the desired and the observed state
+//! of a node's kernel, and what crosses the daemon's local socket. Plain data with serde; no IO, no
+//! Kubernetes client types.
+
+pub mod attachment;
+pub mod cni;
+pub mod kernel;
+pub mod key;
+pub mod net;
+pub mod node;
+pub mod pod;
+pub mod status;
+pub mod time;
+
+pub use attachment::{AttachmentId, Lease, LeasePhase};
+pub use key::{KeyHandle, PublicKey};
+pub use node::{AnnotationProblem, NodeAnnotations, NodeMeta, NodeName, NodeUid, OwnNode};
+pub use pod::PodRef;
+pub use time::{Boot, Now, Wall};
