@@ -1,0 +1,1 @@
+//! Holds no code: its tests keep promises about the workspace itself.
