@@ -1,8 +1,12 @@
 //! What a cluster must be able to do for a scenario to run on it.
 
 use meshd_model::NodeName;
+use meshd_model::status::Status;
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// What every payload of a scenario begins with: a packet on the underlay that holds these bytes was not encrypted.
+pub const MARKER: &[u8; 20] = b"meshd-payload-marker";
 
 /// Why a step could not be carried out; an expectation that was not met is not one of these.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +111,19 @@ pub trait Arm {
     fn node_addresses(&self, node: &NodeName) -> Vec<IpAddr>;
     /// Whether the arm can send such probes.
     fn can(&self, kind: ProbeKind) -> bool;
+    /// Time since the arm came up, as the arm counts it: a scenario reads no other clock.
+    fn elapsed(&self) -> Duration;
     /// Lets time pass.
     fn wait(&mut self, time: Duration);
     /// Waits until the node's agent says it is ready.
     fn wait_ready(&mut self, node: &NodeName, within: Duration) -> Result<(), ArmError>;
+    /// What the node's agent says of itself (`meshctl status`).
+    fn status(&mut self, node: &NodeName) -> Result<Status, ArmError>;
+    /// Creates or replaces the objects of Kubernetes manifests (YAML, one or more documents).
+    fn apply(&mut self, manifests: &str) -> Result<(), ArmError>;
     /// Creates the pod at the API server and attaches it with CNI ADD.
     fn add_pod(&mut self, node: &NodeName, name: &str) -> Result<Pod, ArmError>;
-    /// Detaches the pod with CNI DEL and deletes it at the API server.
+    /// Detaches the pod with CNI DEL and deletes it at the API server; where that is away, once it is back.
     fn delete_pod(&mut self, pod: &Pod) -> Result<(), ArmError>;
     /// Carries probes out, side by side where it can; outcomes in the same order.
     fn probe(&mut self, probes: &[Probe]) -> Result<Vec<Outcome>, ArmError>;

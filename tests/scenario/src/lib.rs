@@ -5,4 +5,4 @@
 
 pub mod arm;
 
-pub use arm::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+pub use arm::{Arm, ArmError, MARKER, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
