@@ -1,1 +1,11 @@
-//! To be written.
+//! WireGuard without IO: the Noise handshake, transport sessions, timers and cryptokey routing of the
+//! [whitepaper](https://www.wireguard.com/papers/wireguard.pdf), as a state machine.
+//!
+//! No clock, no sockets, no threads: time is a parameter, randomness comes from a seed, datagrams and IP packets
+//! are bytes that go in and come out of a [`Device`].
+
+mod device;
+mod key;
+
+pub use device::{Device, DropReason, PeerConfig, PeerStats, Transmit};
+pub use key::{PresharedKey, PrivateKey};
