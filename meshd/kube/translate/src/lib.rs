@@ -1,1 +1,10 @@
-//! To be written.
+//! Kubernetes objects to meshd's model and back, without IO: the annotations of a Node, Nodes, pods, and the frames
+//! of a watch.
+
+pub mod annotations;
+pub mod event;
+pub mod object;
+
+pub use annotations::{FIELD_MANAGER, decode, encode, publish_body};
+pub use event::{Frame, frame, node_event, own_node_event, pod_event};
+pub use object::{ObjectProblem, counts, node_meta, own_node, pod_ref};
