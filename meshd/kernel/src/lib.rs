@@ -1,1 +1,11 @@
-//! To be written.
+//! Linux for meshd: carries out the agent's [`KernelAction`](meshd_core::KernelAction)s and says what is there.
+//!
+//! [`KernelDriver::start`] gives two bounded channels: actions go in, and for each exactly one event comes out, in
+//! order. Events that nobody asked for (`Observed`) come in between when something of ours was changed by another
+//! hand.
+
+mod config;
+mod driver;
+
+pub use config::{DeviceChoice, DriverConfig, KeySource};
+pub use driver::{DriverError, KernelDriver};
