@@ -33,6 +33,26 @@ pub enum Site {
     Node(NodeName),
 }
 
+impl Site {
+    /// The node it is on, or is.
+    #[must_use]
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Site::Pod(pod) => &pod.node,
+            Site::Node(node) => node,
+        }
+    }
+
+    /// The pod's or the node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Site::Pod(pod) => &pod.name,
+            Site::Node(node) => &node.0,
+        }
+    }
+}
+
 /// How one site tries another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,7 +109,7 @@ pub struct UnderlayReport {
     pub packets: u64,
     /// WireGuard messages among them.
     pub wireguard: u64,
-    /// Packets that carry a pod's address in the clear.
+    /// Packets that carry a pod's address in the clear, not counting those that `neighbour_sends` sent.
     pub pod_addresses: u64,
     /// Packets that carry the marker in the clear, not counting those sent on purpose.
     pub markers: u64,

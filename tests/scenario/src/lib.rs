@@ -1,8 +1,19 @@
 //! Scenarios of a meshd cluster: written once, run on every arm.
 //!
 //! A [`Scenario`] is a text (YAML): nodes, and steps with their expectations. An [`Arm`] is a cluster that can
-//! carry steps out: the simulator, network namespaces on a real kernel, a Kubernetes cluster.
+//! carry steps out: the simulator, network namespaces on a real kernel, a Kubernetes cluster. [`run`] takes the one
+//! to the other and gives a [`Report`]: a [`Proof`] a step, each with its numbers.
 
 pub mod arm;
+mod engine;
+mod faults;
+mod reach;
+pub mod report;
+pub mod scenario;
+pub mod time;
 
 pub use arm::{Arm, ArmError, MARKER, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+pub use engine::run;
+pub use report::{NodeRow, Progress, Proof, Report, RoundTrips};
+pub use scenario::{Scenario, ScenarioError, Step};
+pub use time::Span;

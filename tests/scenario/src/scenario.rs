@@ -1,0 +1,346 @@
+//! A scenario as text: what is written in YAML, and what is wrong with it.
+
+use crate::time::Span;
+use serde::{Deserialize, Serialize};
+
+/// A cluster and what is to happen to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// How many nodes it wants, where the arm makes its own.
+    pub nodes: usize,
+    /// Kubernetes manifests to create before the first step (YAML).
+    pub manifests: Option<String>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Why a text is no scenario.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// It is not YAML, or not of a scenario's shape.
+    #[error("not a scenario: {0}")]
+    Shape(String),
+    /// One of its steps is not.
+    #[error("step {number}, {step}: {reason}")]
+    Step {
+        /// Counted from 1.
+        number: usize,
+        /// What it says after `do:`.
+        step: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One step. Nodes are named by number, the first is 1, so that a scenario fits every arm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "do",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    deny_unknown_fields
+)]
+pub enum Step {
+    /// Sends the marker in the clear on the underlay, so that the capture proves that it sees.
+    ControlMarker {},
+    /// Waits until every agent says that it is ready.
+    WaitReady {
+        /// How long at most, for all of them.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// Adds pods with CNI ADD.
+    AddPods {
+        /// How many on each node.
+        per_node: usize,
+    },
+    /// Every pod reaches every other pod in both families.
+    EveryoneReachesEveryone {
+        /// How long until all of them do.
+        #[serde(default = "within")]
+        within: Span,
+        /// Bytes of the payload that goes there and back.
+        #[serde(default = "payload")]
+        payload: usize,
+        /// With more pairs than this, as many of them are tried, each pod among them.
+        #[serde(default = "at_most")]
+        at_most: usize,
+    },
+    /// Every node reaches every pod, and every pod every node's own addresses.
+    NodesAndPods {
+        /// How long until all of them do.
+        #[serde(default = "within")]
+        within: Span,
+        /// With more pairs than this, as many of them are tried.
+        #[serde(default = "at_most")]
+        at_most: usize,
+    },
+    /// kill -9 of an agent during a stream loses no packet, beside a stream between other nodes.
+    KillAgentUnderStream {
+        /// Whose agent.
+        node: usize,
+        /// Between two packets.
+        #[serde(default = "interval")]
+        interval: Span,
+        /// How long the stream runs before.
+        #[serde(default = "second")]
+        before: Span,
+        /// How long the agent stays away.
+        #[serde(default = "second")]
+        down: Span,
+        /// How long the stream runs after the agent is ready again.
+        #[serde(default = "second")]
+        after: Span,
+    },
+    /// Kills an agent, if it runs, and overwrites one of its Node's annotations: the node becomes unreachable.
+    DamageAnnotation {
+        /// Whose.
+        node: usize,
+        /// Full key.
+        annotation: String,
+        /// The new text.
+        value: String,
+        /// How long until no one reaches the node's pods.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// The same, but the annotation is removed.
+    RemoveAnnotation {
+        /// Whose.
+        node: usize,
+        /// Full key.
+        annotation: String,
+        /// How long until no one reaches the node's pods.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// Starts a killed agent again: it mends its annotations, and its node's pods are reachable again.
+    RestoreAgent {
+        /// Whose.
+        node: usize,
+        /// How long until they are.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// Deletes a Node and creates it again with a new UID: its pods are reachable again.
+    RecreateNode {
+        /// Which.
+        node: usize,
+        /// How long until they are.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// A neighbour on the underlay sends plaintext to each node's first pod: none arrives.
+    NeighbourPlaintext {},
+    /// The API server is away: streams lose nothing, DEL works, and an agent that starts meanwhile harms nothing.
+    ApiServerAway {
+        /// How long.
+        r#for: Span,
+        /// A node whose first pod is deleted meanwhile, and whose agent is killed and started.
+        node: usize,
+        /// How long until that agent is ready, once the API server is back.
+        #[serde(default = "within")]
+        within: Span,
+    },
+    /// Deletes every pod with CNI DEL.
+    DeletePods {},
+    /// The capture holds WireGuard, and no pod's address and no marker but those sent in clear on purpose.
+    UnderlayIsEncrypted {},
+    /// Nothing is left of pods on any node.
+    NoResidue {},
+    /// Lets time pass.
+    Wait {
+        /// How long.
+        r#for: Span,
+    },
+}
+
+fn within() -> Span {
+    Span::seconds(30)
+}
+
+fn second() -> Span {
+    Span::seconds(1)
+}
+
+fn interval() -> Span {
+    Span::millis(5)
+}
+
+fn payload() -> usize {
+    512
+}
+
+fn at_most() -> usize {
+    1000
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: String,
+    #[serde(default)]
+    about: String,
+    #[serde(default = "three")]
+    nodes: usize,
+    #[serde(default)]
+    manifests: Option<String>,
+    steps: Vec<serde_json::Value>,
+}
+
+fn three() -> usize {
+    3
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// Names the step and the key that it does not know or miss.
+    pub fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+        let raw: Raw = serde_saphyr::from_str(text).map_err(|e| ScenarioError::Shape(e.to_string()))?;
+        if raw.nodes == 0 {
+            return Err(ScenarioError::Shape("nodes: at least 1 is needed".to_owned()));
+        }
+        let steps = raw.steps.into_iter().enumerate();
+        let steps = steps
+            .map(|(index, step)| read_step(index + 1, step))
+            .collect::<Result<Vec<_>, _>>()?;
+        for (index, step) in steps.iter().enumerate() {
+            check_node(index + 1, step, raw.nodes)?;
+        }
+        Ok(Scenario {
+            name: raw.name,
+            about: raw.about,
+            nodes: raw.nodes,
+            manifests: raw.manifests,
+            steps,
+        })
+    }
+
+    /// What `cargo demo` and `meshctl sim` run.
+    #[must_use]
+    pub fn first_light() -> Scenario {
+        Self::parse(include_str!("../scenarios/first-light.yaml")).expect("a test reads this scenario")
+    }
+}
+
+fn read_step(number: usize, step: serde_json::Value) -> Result<Step, ScenarioError> {
+    let name = step
+        .get("do")
+        .and_then(|v| v.as_str())
+        .unwrap_or("without `do:`")
+        .to_owned();
+    serde_json::from_value(step).map_err(|e| ScenarioError::Step {
+        number,
+        step: name,
+        reason: e.to_string(),
+    })
+}
+
+fn check_node(number: usize, step: &Step, nodes: usize) -> Result<(), ScenarioError> {
+    match step.node() {
+        Some(node) if node == 0 || node > nodes => Err(ScenarioError::Step {
+            number,
+            step: step.name(),
+            reason: format!("there is no node {node}: the scenario has nodes 1 to {nodes}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Step {
+    /// What it says after `do:`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value
+            .get("do")
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// The node it is about, where it is about one.
+    #[must_use]
+    pub fn node(&self) -> Option<usize> {
+        match *self {
+            Step::KillAgentUnderStream { node, .. }
+            | Step::DamageAnnotation { node, .. }
+            | Step::RemoveAnnotation { node, .. }
+            | Step::RestoreAgent { node, .. }
+            | Step::RecreateNode { node, .. }
+            | Step::ApiServerAway { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_scenario_reads() {
+        let scenario = Scenario::first_light();
+        assert_eq!(scenario.name, "first-light");
+        assert_eq!(scenario.nodes, 3);
+        assert!(matches!(scenario.steps[0], Step::ControlMarker {}));
+    }
+
+    #[test]
+    fn defaults_and_durations_read() {
+        let text =
+            "name: t\nsteps:\n- do: add-pods\n  per-node: 2\n- do: wait\n  for: 250ms\n- do: wait-ready\n";
+        let scenario = Scenario::parse(text).unwrap();
+        assert_eq!(scenario.steps[0], Step::AddPods { per_node: 2 });
+        assert_eq!(
+            scenario.steps[1],
+            Step::Wait {
+                r#for: Span::millis(250)
+            }
+        );
+        assert_eq!(
+            scenario.steps[2],
+            Step::WaitReady {
+                within: Span::seconds(30)
+            }
+        );
+    }
+
+    #[track_caller]
+    fn refused(text: &str, wanted: &str) {
+        let message = Scenario::parse(text).unwrap_err().to_string();
+        assert!(message.contains(wanted), "{message}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        refused("name: t\nstep: []\nsteps: []\n", "step");
+        refused("name: t\nnodes: 0\nsteps: []\n", "at least 1");
+        refused(
+            "name: t\nsteps:\n- do: wait\n  for: 1s\n- do: dance\n",
+            "step 2, dance: unknown variant",
+        );
+        refused(
+            "name: t\nsteps:\n- do: add-pods\n  per_node: 2\n",
+            "unknown field `per_node`, expected `per-node`",
+        );
+        refused(
+            "name: t\nsteps:\n- do: no-residue\n  of: 2\n",
+            "step 1, no-residue: unknown field `of`",
+        );
+        refused("name: t\nsteps:\n- do: wait\n  for: 3\n", "step 1, wait");
+        refused("name: t\nsteps:\n- do: wait\n  for: 3 weeks\n", "3 weeks");
+        refused("name: t\nsteps:\n- do: add-pods\n", "missing field `per-node`");
+        refused("name: t\nsteps:\n- for: 3s\n", "missing field `do`");
+        refused(
+            "name: t\nsteps:\n- do: recreate-node\n  node: 4\n",
+            "there is no node 4",
+        );
+    }
+}
