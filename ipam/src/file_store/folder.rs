@@ -1,0 +1,166 @@
+//! The folder of a store: where things are, and the few operations on it that must be done right.
+
+use super::file_name::TEMPORARY;
+use crate::store::StoreError;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// So many damaged files are kept; then a person has to look.
+const DAMAGED_MAX: u32 = 10_000;
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn boot(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    pub(super) fn lease(&self, name: &str) -> PathBuf {
+        self.leases_folder().join(name)
+    }
+
+    fn leases_folder(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    fn damaged_folder(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
+    fn previous_folder(&self) -> PathBuf {
+        self.root.join("previous")
+    }
+
+    /// Makes what is missing, and closes what is open to others.
+    pub(super) fn make(&self) -> Result<(), StoreError> {
+        make_folder(&self.root)?;
+        let metadata = fs::metadata(&self.root).map_err(StoreError::io("look at the folder", &self.root))?;
+        if metadata.permissions().mode() & 0o7777 != 0o700 {
+            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+                .map_err(StoreError::io("close to others the folder", &self.root))?;
+        }
+        make_folder(&self.leases_folder())?;
+        make_folder(&self.damaged_folder())
+    }
+
+    /// All that is in the folder of leases, in order of names.
+    pub(super) fn leases(&self) -> Result<Vec<PathBuf>, StoreError> {
+        list(&self.leases_folder())
+    }
+
+    /// Writes a file under a temporary name and renames it.
+    pub(super) fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let temporary = path.with_extension(&TEMPORARY[1..]);
+        let written = options()
+            .truncate(true)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(content))
+            .map_err(StoreError::io("write", &temporary))
+            .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename into place", path)));
+        if written.is_err() {
+            // What failed is what the caller shall hear; opening the store removes what stays.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    pub(super) fn remove_temporaries(&self) -> Result<(), StoreError> {
+        for path in list(&self.root)?.into_iter().chain(self.leases()?) {
+            let temporary = path.as_os_str().as_bytes().ends_with(TEMPORARY.as_bytes());
+            if temporary && path.symlink_metadata().is_ok_and(|m| !m.is_dir()) {
+                fs::remove_file(&path).map_err(StoreError::io("remove the left-over", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a file among the damaged ones; says where to.
+    pub(super) fn keep_damaged(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        for number in 0..DAMAGED_MAX {
+            let mut kept = OsString::from(format!("{number:04}-")).into_vec();
+            kept.extend_from_slice(&name[..name.len().min(250)]);
+            let kept = self.damaged_folder().join(OsString::from_vec(kept));
+            if kept.symlink_metadata().is_ok() {
+                continue;
+            }
+            fs::rename(path, &kept).map_err(StoreError::io("move among the damaged files", path))?;
+            return Ok(kept);
+        }
+        let full =
+            io::Error::other("ten thousand files of that name are there; look into them, then remove them");
+        Err(StoreError::io(
+            "add to the damaged files in",
+            &self.damaged_folder(),
+        )(full))
+    }
+
+    /// Moves all leases away, in place of those that were moved away before; says where to. None if there are none.
+    pub(super) fn set_leases_aside(&self) -> Result<Option<PathBuf>, StoreError> {
+        if self.leases()?.is_empty() {
+            return Ok(None);
+        }
+        let (leases, previous) = (self.leases_folder(), self.previous_folder());
+        match fs::remove_dir_all(&previous) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &previous)(error));
+            }
+            _ => {}
+        }
+        fs::rename(&leases, &previous).map_err(StoreError::io("set aside", &leases))?;
+        make_folder(&leases)?;
+        Ok(Some(previous))
+    }
+}
+
+/// How files are opened for writing.
+pub(super) fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options
+}
+
+/// The content of a file; None if it is no regular file, or longer than `max` bytes.
+pub(super) fn read(path: &Path, max: usize) -> io::Result<Option<Vec<u8>>> {
+    // A link is not followed, and opening a pipe would wait for its writer.
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    fs::File::open(path)?
+        .take(max as u64 + 1)
+        .read_to_end(&mut content)?;
+    Ok((content.len() <= max).then_some(content))
+}
+
+fn make_folder(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(StoreError::io("make the folder", path))
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths: Vec<PathBuf> = entries.map_err(StoreError::io("list the folder", path))?;
+    paths.sort();
+    Ok(paths)
+}
