@@ -1,0 +1,41 @@
+//! The CNI plugin of meshd: a thin client of the daemon's local socket.
+//!
+//! ```text
+//! environment  CNI_* variables           -> Invocation
+//! config       network configuration     -> Config
+//! previous     prevResult of CHECK       -> addresses
+//! client       Call -> daemon -> Response, in bounded time
+//! result       Added, or an error        -> JSON
+//! plugin       all of them in order
+//! ```
+//!
+//! What parses and renders is pure. What waits does so on a thread of its own, which is left behind at the
+//! deadline: the process ends then.
+
+pub mod client;
+pub mod config;
+pub mod deadline;
+pub mod environment;
+pub mod plugin;
+pub mod previous;
+pub mod result;
+pub mod version;
+
+use meshd_model::cni::CniError;
+
+/// Builds an error: one of [`meshd_model::cni::code`], what happened, and what to do or what exactly was found.
+fn error(code: u32, msg: impl Into<String>, details: impl Into<String>) -> CniError {
+    CniError {
+        code,
+        msg: msg.into(),
+        details: details.into(),
+    }
+}
+
+/// A foreign text for a message: quoted, escaped, cut short.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let cut: String = text.chars().take(SHOWN).collect();
+    let more = if cut.len() < text.len() { ".." } else { "" };
+    format!("{cut:?}{more}")
+}
