@@ -4,8 +4,24 @@
 //! No clock, no sockets, no threads: time is a parameter, randomness comes from a seed, datagrams and IP packets
 //! are bytes that go in and come out of a [`Device`].
 
+mod aead;
+mod constants;
+mod cookie;
+mod crypto;
 mod device;
+mod ip;
 mod key;
+mod keypairs;
+mod limiter;
+mod message;
+mod noise;
+mod peer;
+mod peers;
+mod replay;
+mod routing;
+mod session;
+mod tai64n;
+mod timers;
 
 pub use device::{Device, DropReason, PeerConfig, PeerStats, Transmit};
 pub use key::{PresharedKey, PrivateKey};
