@@ -1,2 +1,7 @@
-//! To be written.
-fn main() {}
+//! `meshd`, the node daemon. See [`meshd::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meshd::cli::main()
+}

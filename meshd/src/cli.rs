@@ -1,0 +1,154 @@
+//! The command line.
+
+use crate::settings::value::{LogFormat, WireguardMode};
+use crate::settings::{DEFAULT_PATH, Overrides, Settings, load, show};
+use crate::{daemon, log, record, socket::client, teardown};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The node daemon of meshd: gives this node's pods their network, and encrypts it.
+///
+/// Without a verb the daemon runs until SIGTERM or SIGINT. Stopping it changes nothing for running pods.
+/// `meshd --print-config` shows every key of the configuration with its meaning, default and effective value.
+#[derive(Parser)]
+#[command(version, about, long_about)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    /// Print the effective configuration and exit.
+    #[arg(long)]
+    print_config: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    /// Name of the Node that the daemon runs on.
+    #[arg(long, global = true, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// Kubeconfig; without one, the pod's service account.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Folder of the node's key, the leases and the recording [default: /var/lib/meshd].
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Path of the local socket [default: /run/meshd/meshd.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// What carries the tunnel [default: auto].
+    #[arg(long, global = true, value_name = "KIND")]
+    wireguard: Option<WireguardMode>,
+    /// Folder of the userspace device's control sockets [default: /var/run/wireguard].
+    #[arg(long, global = true, value_name = "DIR")]
+    wireguard_socket_dir: Option<PathBuf>,
+    /// Folder of the recording [default: recording under the state folder].
+    #[arg(long, global = true, value_name = "DIR")]
+    recording_dir: Option<PathBuf>,
+    /// How a line of the log looks [default: text].
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the daemon (the same as no verb).
+    Run,
+    /// Exit with 0 if the daemon is ready to attach pods, with 1 if not. For probes; asks the running daemon only.
+    Ready,
+    /// Replay a recording through this version's agent and compare every action.
+    ///
+    /// Exits with 0 if the agent decides the same throughout; otherwise says where it decides otherwise.
+    Replay {
+        /// A segment, or a folder of them.
+        path: PathBuf,
+    },
+    /// Remove from this node what meshd has set up: tunnel, routes, rules, firewall table. The daemon must be stopped.
+    ///
+    /// Key, leases and recording stay in the state folder. Goes on past failures and names them all.
+    Teardown {
+        /// Also remove the interfaces of pods that are still running: they lose their network.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Options {
+    fn load(self) -> anyhow::Result<Settings> {
+        let overrides = Overrides {
+            node_name: self.node_name,
+            kubeconfig: self.kubeconfig,
+            state_dir: self.state_dir,
+            socket: self.socket,
+            wireguard: self.wireguard,
+            wireguard_socket_dir: self.wireguard_socket_dir,
+            recording_dir: self.recording_dir,
+            log_format: self.log_format,
+        };
+        Ok(load(&self.config, overrides)?)
+    }
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("meshd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(Verb::Replay { path }) = &cli.verb {
+        return replay(path);
+    }
+    if let Some(Verb::Ready) = cli.verb {
+        return Ok(ready(cli.options.socket.as_deref()));
+    }
+    let settings = cli.options.load()?;
+    if cli.print_config {
+        print!("{}", show::show(&settings));
+        return Ok(ExitCode::SUCCESS);
+    }
+    log::init(&settings.log.filter, settings.log.format)?;
+    if let Some(Verb::Teardown { force }) = cli.verb {
+        return teardown::run(&settings, force);
+    }
+    log::abort_on_panic();
+    daemon::run(&settings)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Needs no configuration, so that a probe is short; one line says why not.
+fn ready(socket: Option<&Path>) -> ExitCode {
+    let socket = socket.unwrap_or(Path::new(meshd_model::cni::SOCKET));
+    match client::status(socket, Duration::from_secs(2)) {
+        Ok(status) if status.ready => ExitCode::SUCCESS,
+        Ok(status) => {
+            match status.problems.first() {
+                Some(problem) => eprintln!("not ready: {}: {}", problem.subject, problem.message),
+                None => eprintln!("not ready yet"),
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("not ready: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn replay(path: &Path) -> anyhow::Result<ExitCode> {
+    for report in record::replay_path(path)? {
+        println!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

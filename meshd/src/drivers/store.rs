@@ -1,0 +1,178 @@
+//! The lease store: a thread that carries the agent's store actions out, in order.
+
+use super::Port;
+use meshd_core::{ActionId, Failure, StoreAction, StoreEvent};
+use meshd_ipam::{FileStore, LeaseStore, Loaded, StoreError};
+use std::io;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+/// The store's folder under the state folder.
+const FOLDER: &str = "store";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Actions and events that may be under way.
+const QUEUE: usize = 1024;
+
+/// Starts the thread. The store is opened by the first `Load`, and again by the next one where that failed: a
+/// state folder that is full or read-only is an outcome that the agent tries again and shows in its status.
+pub fn start_store(state_dir: &Path) -> io::Result<Port<StoreEvent, StoreAction>> {
+    let (actions, requests) = mpsc::channel(QUEUE);
+    let (outcomes, events) = mpsc::channel(QUEUE);
+    let driver = Driver {
+        path: state_dir.join(FOLDER),
+        store: None,
+    };
+    std::thread::Builder::new()
+        .name("store".into())
+        .spawn(move || driver.run(requests, &outcomes))?;
+    Ok(Port::new("store", events, actions))
+}
+
+struct Driver {
+    path: PathBuf,
+    store: Option<FileStore>,
+}
+
+impl Driver {
+    fn run(mut self, mut requests: Receiver<StoreAction>, outcomes: &Sender<StoreEvent>) {
+        while let Some(action) = requests.blocking_recv() {
+            let outcome = self.carry_out(action);
+            if outcomes.blocking_send(outcome).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: StoreAction) -> StoreEvent {
+        let (id, done) = match action {
+            StoreAction::Load { id } => match self.load() {
+                Ok(loaded) => {
+                    let damaged = loaded.damaged.iter().map(ToString::to_string).collect();
+                    return StoreEvent::Loaded {
+                        leases: loaded.leases,
+                        damaged,
+                    };
+                }
+                Err(failure) => (id, Err(failure)),
+            },
+            StoreAction::Put { id, lease } => (id, self.with(|store| store.put(&lease))),
+            StoreAction::Remove { id, attachment } => (id, self.with(|store| store.remove(&attachment))),
+        };
+        outcome(id, done)
+    }
+
+    fn load(&mut self) -> Result<Loaded, Failure> {
+        if self.store.is_none() {
+            self.store = Some(self.open()?);
+        }
+        self.with(LeaseStore::load)
+    }
+
+    fn open(&self) -> Result<FileStore, Failure> {
+        let boot_id = std::fs::read_to_string(BOOT_ID).map_err(|error| Failure {
+            errno: error.raw_os_error(),
+            message: format!("cannot read {BOOT_ID}: {error}"),
+        })?;
+        let store = FileStore::open(&self.path, &boot_id).map_err(failure)?;
+        if let Some(previous) = store.previous() {
+            tracing::info!(
+                path = %previous.display(),
+                "the node was rebooted: the leases of the boot before are set aside"
+            );
+        }
+        Ok(store)
+    }
+
+    fn with<T>(&mut self, call: impl FnOnce(&mut FileStore) -> Result<T, StoreError>) -> Result<T, Failure> {
+        match &mut self.store {
+            Some(store) => call(store).map_err(failure),
+            None => Err(Failure {
+                errno: None,
+                message: format!(
+                    "the lease store {} is not open: it was not loaded yet",
+                    self.path.display()
+                ),
+            }),
+        }
+    }
+}
+
+fn failure(error: StoreError) -> Failure {
+    Failure {
+        errno: error.errno(),
+        message: error.to_string(),
+    }
+}
+
+fn outcome(id: ActionId, done: Result<(), Failure>) -> StoreEvent {
+    match done {
+        Ok(()) => StoreEvent::Applied(id),
+        Err(failure) => StoreEvent::Failed { id, failure },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_core::Resource;
+    use meshd_model::attachment::MacAddr;
+    use meshd_model::{AttachmentId, Lease, LeasePhase};
+
+    fn id(generation: u64) -> ActionId {
+        ActionId {
+            resource: Resource::Store,
+            generation,
+        }
+    }
+
+    fn lease() -> Lease {
+        Lease {
+            id: AttachmentId {
+                container_id: "c1".into(),
+                ifname: "eth0".into(),
+            },
+            phase: LeasePhase::Adding,
+            pod: None,
+            netns: "/run/netns/c1".into(),
+            host_ifname: "mshp1".into(),
+            host_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            addresses: vec!["10.244.1.2".parse().unwrap()],
+        }
+    }
+
+    #[tokio::test]
+    async fn actions_are_carried_out_in_order_and_survive_the_thread() {
+        let state = tempfile::tempdir().unwrap();
+        let mut port = start_store(state.path()).unwrap();
+        port.send(StoreAction::Put {
+            id: id(1),
+            lease: lease(),
+        })
+        .unwrap();
+        let StoreEvent::Failed { failure, .. } = port.next().await.unwrap() else {
+            panic!()
+        };
+        assert!(failure.message.contains("not loaded"), "{}", failure.message);
+        port.send(StoreAction::Load { id: id(2) }).unwrap();
+        port.send(StoreAction::Put {
+            id: id(3),
+            lease: lease(),
+        })
+        .unwrap();
+        assert!(matches!(port.next().await.unwrap(), StoreEvent::Loaded { leases, .. } if leases.is_empty()));
+        assert_eq!(port.next().await.unwrap(), StoreEvent::Applied(id(3)));
+        // A second daemon on the same folder is told, and gets it once the first is gone.
+        let mut second = start_store(state.path()).unwrap();
+        second.send(StoreAction::Load { id: id(1) }).unwrap();
+        assert!(matches!(second.next().await.unwrap(), StoreEvent::Failed { .. }));
+        drop(port);
+        loop {
+            second.send(StoreAction::Load { id: id(2) }).unwrap();
+            match second.next().await.unwrap() {
+                StoreEvent::Loaded { leases, .. } => break assert_eq!(leases, [lease()]),
+                _ => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    }
+}

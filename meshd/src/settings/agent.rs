@@ -1,0 +1,35 @@
+//! The agent's part of the configuration.
+
+use super::Settings;
+use super::value::EndpointChoice;
+use meshd_core::{Config, Endpoints, Identity};
+use meshd_model::NodeName;
+use std::time::Duration;
+
+impl Settings {
+    /// The agent's configuration; the settings must have been validated.
+    #[must_use]
+    pub fn agent_config(&self, identity: Identity) -> Config {
+        let wireguard = &self.wireguard;
+        Config {
+            node: NodeName(self.node_name.clone().unwrap_or_default()),
+            identity,
+            cluster_pod_cidrs: self.cluster_pod_cidrs.clone(),
+            service_cidrs: self.service_cidrs.clone(),
+            device: wireguard.interface.clone(),
+            listen_port: wireguard.listen_port,
+            endpoints: match &wireguard.endpoints {
+                EndpointChoice::InternalIp => Endpoints::InternalIp,
+                EndpointChoice::Interface(name) => Endpoints::Interface(name.clone()),
+                EndpointChoice::Cidr(prefix) => Endpoints::Cidr(*prefix),
+            },
+            mark: wireguard.mark.0,
+            route_table: wireguard.route_table,
+            rule_priority: wireguard.rule_priority,
+            mtu: wireguard.mtu,
+            resync: Duration::from_secs(self.resync_seconds),
+            address_rest: Duration::from_secs(self.pods.address_rest_seconds),
+            allow_unnamed_pods: self.pods.allow_unnamed,
+        }
+    }
+}

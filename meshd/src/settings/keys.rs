@@ -1,0 +1,125 @@
+//! Every key of the configuration with its meaning, unit and default: what `--print-config` prints, what the
+//! example file is tested against, and what an unknown key is compared with.
+
+/// A key of the configuration file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its path, `table.key`.
+    pub path: &'static str,
+    /// What it means, with unit and default.
+    pub doc: &'static str,
+}
+
+/// All of them, in the order in which they are printed: top level first, then table by table.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "node_name",
+        doc: "Name of the Node that this daemon runs on. Default: the flag --node-name or the variable NODE_NAME.",
+    },
+    Key {
+        path: "kubeconfig",
+        doc: "Path of a kubeconfig. Default: the pod's service account.",
+    },
+    Key {
+        path: "state_dir",
+        doc: "Folder of the node's key, the leases and the recording. Default: /var/lib/meshd.",
+    },
+    Key {
+        path: "socket",
+        doc: "Path of the local socket, for meshd-cni and meshctl. Default: /run/meshd/meshd.sock.",
+    },
+    Key {
+        path: "cluster_pod_cidrs",
+        doc: "All pod CIDRs of the cluster, of both families. Nothing with such an address leaves or enters the node in the clear. Mandatory.",
+    },
+    Key {
+        path: "service_cidrs",
+        doc: "The cluster's service CIDRs: no peer may claim any part of them. Default: none.",
+    },
+    Key {
+        path: "resync_seconds",
+        doc: "Seconds between two observations of the node's kernel, after which differences are repaired; 5 to 3600. Default: 60.",
+    },
+    Key {
+        path: "wireguard.mode",
+        doc: "What carries the tunnel: auto (the kernel's WireGuard where it is there, meshd-wg otherwise), kernel or userspace. Default: auto.",
+    },
+    Key {
+        path: "wireguard.socket_dir",
+        doc: "Folder of the userspace device's control sockets. Default: /var/run/wireguard.",
+    },
+    Key {
+        path: "wireguard.interface",
+        doc: "Name of the WireGuard interface; at most 15 bytes. Default: meshd0.",
+    },
+    Key {
+        path: "wireguard.listen_port",
+        doc: "UDP port of the WireGuard interface. Default: 51820.",
+    },
+    Key {
+        path: "wireguard.mtu",
+        doc: "MTU of the overlay in bytes, 1280 to 65455. Default: measured from the underlay.",
+    },
+    Key {
+        path: "wireguard.endpoints",
+        doc: "Which of the node's addresses its peers send to: internal-ip (status.addresses of the Node), interface:NAME or cidr:PREFIX. Default: internal-ip.",
+    },
+    Key {
+        path: "wireguard.mark",
+        doc: "Mark of the device's own packets, VALUE/MASK. The mask's bits must be nobody else's on the node; kube-proxy has 0x4000 and 0x8000. Default: 0x10000000/0x10000000.",
+    },
+    Key {
+        path: "wireguard.route_table",
+        doc: "Number of the routing table that leads pods to other nodes' own addresses; must be unused. Default: 1090.",
+    },
+    Key {
+        path: "wireguard.rule_priority",
+        doc: "Priority of the policy rules that lead to that table; 1 to 32765. Default: 1090.",
+    },
+    Key {
+        path: "pods.address_rest_seconds",
+        doc: "Seconds that a freed address rests before it is handed out again; 0 to 86400. Default: 60.",
+    },
+    Key {
+        path: "pods.allow_unnamed",
+        doc: "Whether a container gets an address if its runtime names no pod for it. Default: false.",
+    },
+    Key {
+        path: "recording.enabled",
+        doc: "Whether the agent's events and actions are recorded, for replay. Default: true.",
+    },
+    Key {
+        path: "recording.dir",
+        doc: "Folder of the recording. Default: recording under state_dir.",
+    },
+    Key {
+        path: "recording.segment_mib",
+        doc: "Size at which a segment of the recording ends and the next begins, in MiB; 1 to 1024. Default: 8.",
+    },
+    Key {
+        path: "recording.total_mib",
+        doc: "Size of the whole recording in MiB, at least two segments; the oldest segment is dropped. Default: 64.",
+    },
+    Key {
+        path: "log.filter",
+        doc: "What is logged: a level (error, warn, info, debug, trace), or directives like info,meshd_kernel=debug. The variable MESHD_LOG overrides it. Default: info.",
+    },
+    Key {
+        path: "log.format",
+        doc: "text or json. Default: text.",
+    },
+];
+
+/// The known key that is most like this one.
+#[must_use]
+pub fn nearest(path: &str) -> &'static str {
+    let last = path.rsplit('.').next().unwrap_or(path);
+    let distance = |key: &Key| {
+        let key_last = key.path.rsplit('.').next().unwrap_or(key.path);
+        // The whole path, or the right name in the wrong table.
+        strsim::damerau_levenshtein(key.path, path).min(strsim::damerau_levenshtein(key_last, last) + 1)
+    };
+    KEYS.iter()
+        .min_by_key(|key| distance(key))
+        .map_or("", |key| key.path)
+}

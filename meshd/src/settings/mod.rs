@@ -1,0 +1,188 @@
+//! The daemon's configuration: a TOML file, and flags for what a node differs in.
+//!
+//! [`load`] reads, [`Settings::validate`] judges, [`Settings::agent_config`] makes the agent's part of it,
+//! [`show::show`] prints the effective whole with its documentation. No secret is ever part of it.
+
+pub mod file;
+pub mod keys;
+pub mod show;
+pub mod value;
+
+mod agent;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use value::{EndpointChoice, LogFormat, MarkText, WireguardMode};
+
+pub use file::{Overrides, load};
+pub use validate::Problems;
+
+/// Where the configuration is read from unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/meshd/meshd.toml";
+/// Where keys, leases and recordings are kept unless configured.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/meshd";
+
+/// The effective configuration. [`keys::KEYS`] documents each key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the own Node.
+    pub node_name: Option<String>,
+    /// Path of a kubeconfig; the pod's service account where none is given.
+    pub kubeconfig: Option<PathBuf>,
+    /// Folder of the key, the leases and the recording.
+    pub state_dir: PathBuf,
+    /// Path of the local socket.
+    pub socket: PathBuf,
+    /// The cluster's pod CIDRs.
+    pub cluster_pod_cidrs: Vec<IpNetwork>,
+    /// The cluster's service CIDRs.
+    pub service_cidrs: Vec<IpNetwork>,
+    /// Seconds between two observations of the kernel.
+    pub resync_seconds: u64,
+    /// The tunnel.
+    pub wireguard: Wireguard,
+    /// Pods and their addresses.
+    pub pods: Pods,
+    /// The recording.
+    pub recording: Recording,
+    /// The log.
+    pub log: Log,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            node_name: None,
+            kubeconfig: None,
+            state_dir: DEFAULT_STATE_DIR.into(),
+            socket: meshd_model::cni::SOCKET.into(),
+            cluster_pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            resync_seconds: 60,
+            wireguard: Wireguard::default(),
+            pods: Pods::default(),
+            recording: Recording::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// The tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wireguard {
+    /// What carries it.
+    pub mode: WireguardMode,
+    /// Folder of the userspace device's control sockets.
+    pub socket_dir: PathBuf,
+    /// Interface name.
+    pub interface: String,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Overlay MTU in bytes; measured where none is given.
+    pub mtu: Option<u16>,
+    /// Which addresses are published as endpoints.
+    pub endpoints: EndpointChoice,
+    /// Mark of the device's own packets.
+    pub mark: MarkText,
+    /// Routing table for the peers' own addresses.
+    pub route_table: u32,
+    /// Priority of the rules that lead there.
+    pub rule_priority: u32,
+}
+
+impl Default for Wireguard {
+    fn default() -> Self {
+        Self {
+            mode: WireguardMode::Auto,
+            socket_dir: "/var/run/wireguard".into(),
+            interface: "meshd0".into(),
+            listen_port: 51820,
+            mtu: None,
+            endpoints: EndpointChoice::InternalIp,
+            mark: MarkText::default(),
+            route_table: 1090,
+            rule_priority: 1090,
+        }
+    }
+}
+
+/// Pods and their addresses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pods {
+    /// Seconds that a freed address rests.
+    pub address_rest_seconds: u64,
+    /// Whether ADD succeeds where the runtime names no pod.
+    pub allow_unnamed: bool,
+}
+
+impl Default for Pods {
+    fn default() -> Self {
+        Self {
+            address_rest_seconds: 60,
+            allow_unnamed: false,
+        }
+    }
+}
+
+/// The recording.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recording {
+    /// Whether anything is recorded.
+    pub enabled: bool,
+    /// Its folder; `recording` under the state folder where none is given.
+    pub dir: Option<PathBuf>,
+    /// Size at which a segment ends, in MiB.
+    pub segment_mib: u64,
+    /// Size of all segments together, in MiB.
+    pub total_mib: u64,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            dir: None,
+            segment_mib: 8,
+            total_mib: 64,
+        }
+    }
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `tracing` filter.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".into(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Settings {
+    /// Where the recording goes; none if it is switched off.
+    #[must_use]
+    pub fn recording_dir(&self) -> Option<PathBuf> {
+        let dir = self.recording.dir.clone();
+        self.recording
+            .enabled
+            .then(|| dir.unwrap_or_else(|| self.state_dir.join("recording")))
+    }
+}

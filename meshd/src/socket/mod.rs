@@ -1,0 +1,40 @@
+//! The local socket: the CNI plugin and `meshctl` ask, one request a connection, one line of JSON each way.
+//!
+//! Only root and the daemon's own user are answered. What arrives is bounded in length, time and number before it is
+//! parsed. `meshd_model::cni` has the messages.
+
+mod listener;
+mod session;
+
+pub mod client;
+
+use meshd_core::{CniCall, RequestId};
+use meshd_model::Boot;
+use meshd_model::cni::{Added, CniError};
+use meshd_model::status::Status;
+use tokio::sync::oneshot;
+
+pub use listener::{Listener, SocketError};
+
+/// What the agent answers a runtime with; none of a result for DEL and CHECK.
+pub type Reply = Result<Option<Added>, CniError>;
+
+/// What the socket says to the event loop.
+#[derive(Debug)]
+pub enum SocketMessage {
+    /// A runtime asks.
+    Request {
+        /// Names the request.
+        id: RequestId,
+        /// When the caller stops waiting.
+        deadline: Boot,
+        /// What is asked.
+        call: CniCall,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// The caller went away, or its time is over.
+    Gone(RequestId),
+    /// The status is asked for.
+    Status(oneshot::Sender<Status>),
+}
