@@ -1,7 +1,13 @@
-//! The driver: one task that carries actions out in the order given.
+//! The driver: one task that carries actions out in the order given, and looks again when something changed.
 
 use crate::config::{DriverConfig, KeySource};
-use meshd_core::{KernelAction, KernelEvent};
+use crate::error::{Context, OpError, Result};
+use crate::firewall::{self, Guards};
+use crate::watch::Watcher;
+use crate::{device, observe, pod, route, rule};
+use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
+use meshd_model::kernel::{Firewall, KernelState};
+use nlink::{Connection, Nftables, Route};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -15,7 +21,8 @@ const EVENTS_MAX: usize = 1024;
 #[error("{0}")]
 pub struct DriverError(pub String);
 
-/// The two ends that the daemon holds. The driver ends when `actions` is dropped and what was sent is done.
+/// The two ends that the daemon holds. The driver ends when `actions` is dropped and what was sent is done, or when
+/// `events` is dropped.
 pub struct KernelDriver {
     /// Actions in: carried out one after another, in order.
     pub actions: mpsc::Sender<KernelAction>,
@@ -27,18 +34,148 @@ pub struct KernelDriver {
 
 impl KernelDriver {
     /// Opens the sockets to the kernel, in the network namespace of the calling thread, and starts the driver's
-    /// task. Call it within a tokio runtime.
-    pub fn start(config: DriverConfig, keys: Arc<dyn KeySource>) -> Result<Self, DriverError> {
-        let (actions, mut requests) = mpsc::channel::<KernelAction>(ACTIONS_MAX);
-        let (_report, events) = mpsc::channel(EVENTS_MAX);
-        let task = tokio::spawn(async move {
-            let _ = (config, keys);
-            while requests.recv().await.is_some() {}
-        });
+    /// task. Call it within a tokio runtime whose threads are in that namespace too.
+    pub fn start(config: DriverConfig, keys: Arc<dyn KeySource>) -> std::result::Result<Self, DriverError> {
+        let (actions, requests) = mpsc::channel(ACTIONS_MAX);
+        let (report, events) = mpsc::channel(EVENTS_MAX);
+        let driver = Driver::new(config, keys, report).map_err(|e| DriverError(e.message))?;
+        let task = tokio::spawn(driver.run(requests));
         Ok(Self {
             actions,
             events,
             task,
         })
     }
+}
+
+struct Driver {
+    config: DriverConfig,
+    keys: Arc<dyn KeySource>,
+    conn: Connection<Route>,
+    nft: Connection<Nftables>,
+    watcher: Watcher,
+    events: mpsc::Sender<KernelEvent>,
+    /// What `SetFirewall` asked for last: the kernel's sets do not hold prefixes within others.
+    firewall: Option<Firewall>,
+    /// What was reported last, for comparison.
+    seen: Option<KernelState>,
+}
+
+impl Driver {
+    fn new(
+        config: DriverConfig,
+        keys: Arc<dyn KeySource>,
+        events: mpsc::Sender<KernelEvent>,
+    ) -> Result<Self> {
+        let conn = Connection::<Route>::new().doing(|| "open a netlink socket")?;
+        let nft = Connection::<Nftables>::new().doing(|| "open a netfilter socket")?;
+        let own = [conn.socket().pid(), nft.socket().pid()];
+        Ok(Self {
+            watcher: Watcher::start(&config, own)?,
+            config,
+            keys,
+            conn,
+            nft,
+            events,
+            firewall: None,
+            seen: None,
+        })
+    }
+
+    async fn run(mut self, mut requests: mpsc::Receiver<KernelAction>) {
+        loop {
+            // Actions come first: what they change is what a look would find.
+            let event = tokio::select! {
+                biased;
+                request = requests.recv() => match request {
+                    Some(action) => Some(self.carry_out(action).await),
+                    None => return,
+                },
+                () = self.watcher.changed() => self.look_again().await,
+            };
+            if let Some(event) = event
+                && self.events.send(event).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, action: KernelAction) -> KernelEvent {
+        let KernelAction { id, op } = action;
+        tracing::debug!(?id, "kernel action");
+        if let KernelOp::Observe = op {
+            return match self.observe().await {
+                Ok(state) => KernelEvent::Observed(Box::new(state)),
+                Err(e) => failed(id, e),
+            };
+        }
+        match self.apply(op).await {
+            Ok(()) => KernelEvent::Applied(id),
+            Err(e) => failed(id, e),
+        }
+    }
+
+    async fn apply(&mut self, op: KernelOp) -> Result<()> {
+        let (conn, nft, config) = (&self.conn, &self.nft, &self.config);
+        match op {
+            KernelOp::Observe => Ok(()),
+            KernelOp::SetFirewall(wanted) => {
+                firewall::set(nft, &wanted).await?;
+                self.firewall = Some(wanted);
+                Ok(())
+            }
+            KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
+            KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
+            KernelOp::RemovePeer(peer) => device::remove_peer(conn, config, peer).await,
+            KernelOp::SetRoute(wanted) => route::set(conn, &wanted).await,
+            KernelOp::RemoveRoute(unwanted) => route::remove(conn, &unwanted).await,
+            KernelOp::SetRule(wanted) => rule::set(conn, &wanted).await,
+            KernelOp::RemoveRule(unwanted) => rule::remove(conn, &unwanted).await,
+            KernelOp::AttachPod(link) => pod::attach(conn, &Guards { nft }, &link).await,
+            KernelOp::DetachPod(link) => pod::detach(conn, &Guards { nft }, &link).await,
+        }
+    }
+
+    async fn observe(&mut self) -> Result<KernelState> {
+        let mut state = observe::observe(&self.conn, &self.nft, &self.config).await?;
+        if let (Some(read), Some(wanted)) = (&mut state.firewall, &self.firewall)
+            && firewall::is_same(read, wanted)
+        {
+            *read = wanted.clone();
+        }
+        self.seen = Some(steady(&state));
+        Ok(state)
+    }
+
+    /// Something changed, perhaps by our own hand: tells what is there if it is not what was told last.
+    async fn look_again(&mut self) -> Option<KernelEvent> {
+        let before = self.seen.clone();
+        match self.observe().await {
+            Ok(_) if self.seen == before => None,
+            Ok(state) => Some(KernelEvent::Observed(Box::new(state))),
+            Err(e) => {
+                tracing::warn!("cannot observe the kernel after a change: {e}");
+                None
+            }
+        }
+    }
+}
+
+fn failed(id: ActionId, e: OpError) -> KernelEvent {
+    tracing::warn!(?id, errno = e.errno, "{e}");
+    KernelEvent::Failed {
+        id,
+        failure: e.into(),
+    }
+}
+
+/// The state without what changes by itself: counters, handshakes, endpoints that roam.
+fn steady(state: &KernelState) -> KernelState {
+    let mut state = state.clone();
+    for peer in state.peers.values_mut() {
+        (peer.rx_bytes, peer.tx_bytes) = (0, 0);
+        (peer.last_handshake, peer.endpoint) = (None, None);
+    }
+    state
 }

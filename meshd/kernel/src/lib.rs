@@ -4,8 +4,20 @@
 //! order. Events that nobody asked for (`Observed`) come in between when something of ours was changed by another
 //! hand.
 
+mod address;
 mod config;
+mod device;
 mod driver;
+mod error;
+mod firewall;
+mod neigh;
+mod netns;
+mod observe;
+mod pod;
+mod route;
+mod rule;
+mod sysctl;
+mod watch;
 
 pub use config::{DeviceChoice, DriverConfig, KeySource};
 pub use driver::{DriverError, KernelDriver};

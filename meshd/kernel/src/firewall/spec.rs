@@ -1,0 +1,216 @@
+//! The table as meshd writes it. Pure: what is written and what is compared with come from the same functions.
+//!
+//! ```text
+//! table inet meshd {
+//!   comment "meshd 1 wg0"
+//!   set pod_cidrs4 { type ipv4_addr; flags interval; elements = { 10.244.0.0/16 } }
+//!   set pod_cidrs6 { type ipv6_addr; flags interval; elements = { fd00:244::/48 } }
+//!   set pods4 { type ifname . ether_addr . ipv4_addr; elements = { "mshp1" . 02:.. . 10.244.1.2 } }
+//!   set pods6 { type ifname . ether_addr . ipv6_addr }
+//!   chain ingress {                      # before conntrack, so before any translation
+//!     type filter hook prerouting priority raw; policy accept;
+//!     iifname "mshp*" goto from_pod
+//!     iifname "lo" accept
+//!     iifname "wg0" accept
+//!     ip saddr @pod_cidrs4 counter drop
+//!     ip daddr @pod_cidrs4 counter drop  # and the same for ip6
+//!   }
+//!   chain egress {                       # after SNAT: what still has a pod's address was not translated
+//!     type filter hook postrouting priority 300; policy accept;
+//!     oifname "mshp*" accept
+//!     oifname "lo" accept
+//!     oifname "wg0" accept
+//!     ip saddr @pod_cidrs4 counter drop
+//!     ip daddr @pod_cidrs4 counter drop  # and the same for ip6
+//!   }
+//!   chain from_pod {
+//!     iifname . ether saddr . ip saddr @pods4 accept
+//!     iifname . ether saddr . ip6 saddr @pods6 accept
+//!     ip6 saddr fe80::/10 drop           # what a stack says of itself when it comes up: no spoofing, not counted
+//!     ip6 saddr :: drop
+//!     counter drop
+//!   }
+//! }
+//! ```
+
+use crate::error::{Context, Result};
+use ipnetwork::IpNetwork;
+use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
+use meshd_model::net::{canonical, contains};
+use nlink::netlink::nftables::{
+    BaseChain, Chain, ChainName, CmpOp, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey,
+    PayloadBase, Policy, Priority, Register, RuleSpec, Set, SetElement, SetKeyType, Stmt, Value, Verdict,
+};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Name of the table.
+pub(super) const TABLE: &str = "meshd";
+pub(super) const FAMILY: Family = Family::Inet;
+/// First words of the table's comment; the device's name follows. The number rises when the rules change.
+const COMMENT: &str = "meshd 1 ";
+
+pub(super) const CIDRS4: &str = "pod_cidrs4";
+pub(super) const CIDRS6: &str = "pod_cidrs6";
+pub(super) const PODS4: &str = "pods4";
+pub(super) const PODS6: &str = "pods6";
+
+pub(super) const INGRESS: &str = "ingress";
+pub(super) const EGRESS: &str = "egress";
+pub(super) const FROM_POD: &str = "from_pod";
+
+/// `TYPE_IFNAME` of nft's datatypes.
+const TYPE_IFNAME: u32 = 41;
+const IFNAMSIZ: u32 = 16;
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+/// `ARPHRD_ETHER`
+const ETHERNET: u16 = 1;
+
+/// The table's comment: names the version of the rules and the device.
+pub(super) fn comment(device: &str) -> String {
+    format!("{COMMENT}{device}")
+}
+
+/// The device's name, if the comment is of this version.
+pub(super) fn device_of(comment: &str) -> Option<&str> {
+    comment.strip_prefix(COMMENT)
+}
+
+/// The prefixes that the interval sets hold: those within others left out, because intervals may not overlap.
+pub(super) fn widest(cidrs: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
+    let all: BTreeSet<IpNetwork> = cidrs.iter().copied().map(canonical).collect();
+    let within_another = |c: &IpNetwork| all.iter().any(|o| o != c && contains(*o, *c));
+    all.iter().copied().filter(|c| !within_another(c)).collect()
+}
+
+/// The sets, empty.
+pub(super) fn sets() -> [Set; 4] {
+    let pod = |address| SetKeyType::Concat(vec![ifname_type(), SetKeyType::EtherAddr, address]);
+    let set = |name| Set::new(TABLE, name).family(FAMILY);
+    [
+        set(CIDRS4).key_type(SetKeyType::Ipv4Addr).interval(),
+        set(CIDRS6).key_type(SetKeyType::Ipv6Addr).interval(),
+        set(PODS4).key_type(pod(SetKeyType::Ipv4Addr)),
+        set(PODS6).key_type(pod(SetKeyType::Ipv6Addr)),
+    ]
+}
+
+fn ifname_type() -> SetKeyType {
+    SetKeyType::Other {
+        type_id: TYPE_IFNAME,
+        len: IFNAMSIZ,
+    }
+}
+
+/// The element of a CIDR, and the set it belongs to.
+pub(super) fn cidr_element(cidr: IpNetwork) -> Result<(&'static str, SetElement)> {
+    let (set, element) = match cidr {
+        IpNetwork::V4(n) => (CIDRS4, SetElement::ipv4_prefix(n.network(), n.prefix())),
+        IpNetwork::V6(n) => (CIDRS6, SetElement::ipv6_prefix(n.network(), n.prefix())),
+    };
+    Ok((set, element.doing(|| format!("make a set element of {cidr}"))?))
+}
+
+/// The chains, in the order in which they can be made.
+pub(super) fn chains() -> Result<Vec<Chain>> {
+    let base = |hook, priority| BaseChain::filter(hook, priority).policy(Policy::Accept);
+    Ok(vec![
+        chain(FROM_POD)?,
+        chain(INGRESS)?.base(base(FilterHook::Prerouting, Priority::Custom(INGRESS_PRIORITY))),
+        chain(EGRESS)?.base(base(FilterHook::Postrouting, Priority::Custom(EGRESS_PRIORITY))),
+    ])
+}
+
+/// `raw`: before conntrack (-200).
+pub(super) const INGRESS_PRIORITY: i32 = -300;
+/// After source NAT (100).
+pub(super) const EGRESS_PRIORITY: i32 = 300;
+
+fn chain(name: &str) -> Result<Chain> {
+    let chain = Chain::new(TABLE, name).doing(|| format!("name chain {name}"))?;
+    Ok(chain.family(FAMILY))
+}
+
+/// The rules, chain by chain, each in the order in which they are asked.
+pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>> {
+    let device = firewall.device.as_str();
+    let from_pod = ChainName::new(FROM_POD).doing(|| format!("name chain {FROM_POD}"))?;
+    let pods = || Value::NamePrefix(POD_IFNAME_PREFIX.to_owned());
+
+    let mut rules = vec![
+        (FROM_POD, known_pod(PODS4, IPV4, 12, 4)),
+        (FROM_POD, known_pod(PODS6, IPV6, 8, 16)),
+        (FROM_POD, drop_source(Value::Prefix(LINK_LOCAL, 10))),
+        (FROM_POD, drop_source(Value::Addr(Ipv6Addr::UNSPECIFIED.into()))),
+        (FROM_POD, RuleSpec::new().then(Stmt::Counter).then(Verdict::Drop)),
+        (
+            INGRESS,
+            when(Field::Iifname, pods()).then(Verdict::GotoTo(from_pod)),
+        ),
+        (INGRESS, when(Field::Iifname, "lo".into()).then(Verdict::Accept)),
+        (INGRESS, when(Field::Iifname, device.into()).then(Verdict::Accept)),
+        (EGRESS, when(Field::Oifname, pods()).then(Verdict::Accept)),
+        (EGRESS, when(Field::Oifname, "lo".into()).then(Verdict::Accept)),
+        (EGRESS, when(Field::Oifname, device.into()).then(Verdict::Accept)),
+    ];
+    for chain in [INGRESS, EGRESS] {
+        for (field, set) in [
+            (Field::Ip4Saddr, CIDRS4),
+            (Field::Ip4Daddr, CIDRS4),
+            (Field::Ip6Saddr, CIDRS6),
+            (Field::Ip6Daddr, CIDRS6),
+        ] {
+            let rule = when(field, Value::set(set))
+                .then(Stmt::Counter)
+                .then(Verdict::Drop);
+            rules.push((chain, rule));
+        }
+    }
+    Ok(rules)
+}
+
+const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
+
+fn when(field: Field, value: Value) -> RuleSpec {
+    RuleSpec::new().then(Match::eq(field, value))
+}
+
+fn drop_source(value: Value) -> RuleSpec {
+    when(Field::Ip6Saddr, value).then(Verdict::Drop)
+}
+
+/// `iifname . ether saddr . ip saddr @set accept`. Spelled out in registers: four words for the name, two for the
+/// MAC, the rest for the address.
+fn known_pod(set: &str, nfproto: u8, offset: u32, len: u32) -> RuleSpec {
+    let load = |dreg, base, offset, len| Expr::Payload {
+        dreg,
+        base,
+        offset,
+        len,
+    };
+    let meta = |key| Expr::Meta {
+        dreg: Register::R0,
+        key,
+    };
+    let is = |data| Expr::Cmp {
+        sreg: Register::R0,
+        op: CmpOp::Eq,
+        data,
+    };
+    let exprs = [
+        meta(MetaKey::IifType),
+        is(ETHERNET.to_ne_bytes().to_vec()),
+        meta(MetaKey::NfProto),
+        is(vec![nfproto]),
+        meta(MetaKey::IifName),
+        load(Register::R1, PayloadBase::LinkLayer, 6, 6),
+        load(Register::Reg32_06, PayloadBase::Network, offset, len),
+        LookupExpr::new(set, Register::R0).into(),
+    ];
+    exprs
+        .into_iter()
+        .fold(RuleSpec::new(), RuleSpec::then)
+        .then(Verdict::Accept)
+}

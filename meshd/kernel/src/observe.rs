@@ -1,0 +1,136 @@
+//! One look at everything of ours: one dump each of links, addresses, routes, rules, neighbours, the firewall and
+//! WireGuard.
+
+use crate::config::DriverConfig;
+use crate::error::{Context, Result};
+use crate::{device, firewall, route, rule};
+use meshd_model::attachment::MacAddr;
+use meshd_model::kernel::{DeviceState, KernelState, POD_IFNAME_PREFIX, PodLinkState, UnderlayAddress};
+use nlink::netlink::messages::{AddressMessage, LinkMessage, NeighborMessage};
+use nlink::{Connection, Nftables, Route};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+/// What is there.
+pub(crate) async fn observe(
+    conn: &Connection<Route>,
+    nft: &Connection<Nftables>,
+    config: &DriverConfig,
+) -> Result<KernelState> {
+    let links = conn.get_links().await.doing(|| "list interfaces")?;
+    let addresses = conn.get_addresses().await.doing(|| "list addresses")?;
+    let routes = conn.get_routes().await.doing(|| "list routes")?;
+    let rules = conn.get_rules().await.doing(|| "list policy rules")?;
+    let neighbours = conn.get_neighbors().await.doing(|| "list neighbours")?;
+    let (firewall, guards) = firewall::observe(nft).await?;
+
+    let names: HashMap<u32, String> = links
+        .iter()
+        .filter_map(|l| Some((l.ifindex(), l.name()?.to_owned())))
+        .collect();
+    let (routes, pod_routes) = route::read(&routes, &names);
+    let link = links.iter().find(|l| l.name() == Some(&config.device));
+    let (device, peers) = match link {
+        Some(link) => observe_device(config, link, &addresses).await,
+        None => (None, BTreeMap::new()),
+    };
+    Ok(KernelState {
+        firewall,
+        device,
+        peers,
+        routes: routes.into_iter().collect(),
+        rules: rule::read(&rules),
+        pod_links: pod_links(&links, &pod_routes, &neighbours, &guards),
+        underlay: underlay(config, &links, &addresses),
+    })
+}
+
+type Peers = BTreeMap<meshd_model::PublicKey, meshd_model::kernel::PeerState>;
+
+/// A device that does not answer shows as one without key and peers: it has to be set again.
+async fn observe_device(
+    config: &DriverConfig,
+    link: &LinkMessage,
+    addresses: &[AddressMessage],
+) -> (Option<DeviceState>, Peers) {
+    let kind = device::kind_of(link.kind());
+    let tunnel = device::tunnel(config, kind).await.unwrap_or_else(|e| {
+        tracing::warn!(device = config.device, "{e}");
+        device::Tunnel::default()
+    });
+    let own = addresses.iter().filter(|a| a.ifindex() == link.ifindex());
+    let state = DeviceState {
+        kind,
+        public_key: tunnel.public_key,
+        listen_port: tunnel.listen_port,
+        fwmark: tunnel.fwmark,
+        mtu: mtu(link),
+        addresses: own
+            .filter_map(device::global)
+            .map(|(address, _)| address)
+            .collect(),
+        up: link.is_up(),
+    };
+    (Some(state), tunnel.peers)
+}
+
+fn mtu(link: &LinkMessage) -> u16 {
+    link.mtu().map_or(0, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+fn pod_links(
+    links: &[LinkMessage],
+    routes: &BTreeMap<String, Vec<IpAddr>>,
+    neighbours: &[NeighborMessage],
+    guards: &firewall::PodEntries,
+) -> BTreeMap<String, PodLinkState> {
+    let is_pods = |l: &&LinkMessage| l.name().is_some_and(|n| n.starts_with(POD_IFNAME_PREFIX));
+    let state = |link: &LinkMessage| {
+        let name = link.name()?.to_owned();
+        let addresses = routes.get(&name).cloned().unwrap_or_default();
+        let guarded = |address: &IpAddr| {
+            mac_behind(link.ifindex(), *address, neighbours)
+                .is_some_and(|mac| guards.allows(&name, mac, *address))
+        };
+        let state = PodLinkState {
+            host_mac: MacAddr(link.address()?.try_into().ok()?),
+            mtu: mtu(link),
+            up: link.is_up() && link.has_carrier(),
+            guarded: !addresses.is_empty() && addresses.iter().all(guarded),
+            addresses: addresses.into_iter().collect(),
+        };
+        Some((name, state))
+    };
+    links.iter().filter(is_pods).filter_map(state).collect()
+}
+
+/// The MAC that the host knows for good to be the address's.
+fn mac_behind(ifindex: u32, address: IpAddr, neighbours: &[NeighborMessage]) -> Option<MacAddr> {
+    let entry = neighbours
+        .iter()
+        .find(|n| n.ifindex() == ifindex && n.destination() == Some(&address) && n.is_permanent())?;
+    Some(MacAddr(entry.lladdr()?.try_into().ok()?))
+}
+
+fn underlay(
+    config: &DriverConfig,
+    links: &[LinkMessage],
+    addresses: &[AddressMessage],
+) -> Vec<UnderlayAddress> {
+    let other = |l: &&LinkMessage| {
+        let name = l.name().unwrap_or_default();
+        l.is_up() && !l.is_loopback() && name != config.device && !name.starts_with(POD_IFNAME_PREFIX)
+    };
+    let mut underlay = Vec::new();
+    for link in links.iter().filter(other) {
+        let own = addresses.iter().filter(|a| a.ifindex() == link.ifindex());
+        for (address, _) in own.filter_map(device::global) {
+            underlay.push(UnderlayAddress {
+                address,
+                ifname: link.name().unwrap_or_default().to_owned(),
+                mtu: link.mtu().unwrap_or(0),
+            });
+        }
+    }
+    underlay
+}

@@ -1,0 +1,131 @@
+//! The pod's end of the link: everything here runs on a thread that has entered the pod's network namespace.
+
+use super::{Context, OpError, Result};
+use crate::{address, neigh, sysctl};
+use meshd_model::attachment::MacAddr;
+use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6};
+use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
+use nlink::{Connection, Route};
+use std::net::IpAddr;
+
+/// What the pod's end shall be.
+#[derive(Clone, Debug)]
+pub(super) struct Inside {
+    pub(super) ifname: String,
+    pub(super) host_mac: MacAddr,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) mtu: u16,
+}
+
+/// What carries the pod's interface name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) ifindex: u32,
+    /// Index of the other end, in its own namespace.
+    pub(super) peer: Option<u32>,
+    pub(super) kind: Option<String>,
+    pub(super) mac: Option<Vec<u8>>,
+}
+
+fn connect() -> Result<Connection<Route>> {
+    Connection::<Route>::new().doing(|| "open a netlink socket in the pod's network namespace")
+}
+
+/// Looks for the interface.
+pub(super) async fn find(ifname: String) -> Result<Option<Found>> {
+    let conn = connect()?;
+    let link = conn.get_link_by_name(ifname.as_str()).await;
+    let link = link.doing(|| format!("look for {ifname} in the pod"))?;
+    Ok(link.map(|link| Found {
+        ifindex: link.ifindex(),
+        peer: link.link(),
+        kind: link.kind().map(str::to_owned),
+        mac: link.address().map(<[u8]>::to_vec),
+    }))
+}
+
+/// Makes the pod's end so; what is so already stays untouched.
+pub(super) async fn configure(spec: Inside) -> Result<()> {
+    let conn = connect()?;
+    let name = &spec.ifname;
+    let link = conn.get_link_by_name(name.as_str()).await;
+    let link = link
+        .doing(|| format!("look for {name} in the pod"))?
+        .ok_or_else(|| {
+            OpError::new(
+                libc::ENODEV,
+                format!("{name} is not in the pod's network namespace"),
+            )
+        })?;
+    let index = link.ifindex();
+
+    sysctls(name, spec.addresses.iter().any(IpAddr::is_ipv6))?;
+    conn.set_link_up("lo").await.doing(|| "set lo up in the pod")?;
+    if link.mtu() != Some(u32::from(spec.mtu)) {
+        conn.set_link_mtu_by_index(index, u32::from(spec.mtu))
+            .await
+            .doing(|| format!("set the MTU of {name} in the pod to {}", spec.mtu))?;
+    }
+    conn.set_link_up_by_index(index)
+        .await
+        .doing(|| format!("set {name} up in the pod"))?;
+    for &address in &spec.addresses {
+        address::set(&conn, index, address)
+            .await
+            .map_err(|e| e.within(format_args!("in the pod, {name}")))?;
+    }
+    for family in [
+        spec.addresses.iter().find(|a| a.is_ipv4()),
+        spec.addresses.iter().find(|a| a.is_ipv6()),
+    ] {
+        let Some(&address) = family else { continue };
+        default_route(&conn, index, &spec, address).await?;
+    }
+    Ok(())
+}
+
+/// IPv6 on where the pod has an IPv6 address (runtimes turn it off in new namespaces), and no wait for duplicates: the
+/// address is unique by allocation.
+fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
+    if !ipv6 || !sysctl::has_ipv6() {
+        return Ok(());
+    }
+    for scope in ["all", "default", "lo", ifname] {
+        sysctl::set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+    }
+    sysctl::set(&format!("ipv6/conf/{ifname}/accept_dad"), "0")?;
+    sysctl::set(&format!("ipv6/conf/{ifname}/accept_ra"), "0")
+}
+
+/// The way out for the family of `source`: the gateway's neighbour entry, an on-link route to it, and the default
+/// route through it.
+async fn default_route(conn: &Connection<Route>, index: u32, spec: &Inside, source: IpAddr) -> Result<()> {
+    let mtu = RouteMetrics::new().mtu(u32::from(spec.mtu));
+    let what = || format!("add the default route through {} in the pod", spec.ifname);
+    match source {
+        IpAddr::V4(source) => {
+            neigh::set(conn, index, POD_GATEWAY_V4.into(), spec.host_mac).await?;
+            let gateway = Ipv4Route::from_addr(POD_GATEWAY_V4, 32)
+                .dev_index(index)
+                .prefsrc(source);
+            conn.replace_route(gateway).await.doing(what)?;
+            let default = Ipv4Route::default_route()
+                .gateway(POD_GATEWAY_V4)
+                .dev_index(index);
+            conn.replace_route(default.prefsrc(source).onlink().metrics(mtu))
+                .await
+                .doing(what)
+        }
+        IpAddr::V6(_) => {
+            neigh::set(conn, index, POD_GATEWAY_V6.into(), spec.host_mac).await?;
+            let gateway = Ipv6Route::from_addr(POD_GATEWAY_V6, 128).dev_index(index);
+            conn.replace_route(gateway).await.doing(what)?;
+            let default = Ipv6Route::default_route()
+                .gateway(POD_GATEWAY_V6)
+                .dev_index(index);
+            conn.replace_route(default.onlink().metrics(mtu))
+                .await
+                .doing(what)
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Notices that something changed by another hand: netlink multicast, and the device's process going away.
+
+use crate::config::DriverConfig;
+use crate::device::UapiClient;
+use crate::error::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Changes come in bursts: how long to wait for the end of one.
+const SETTLE: Duration = Duration::from_millis(100);
+/// At most one look in this time, however much changes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Longest pause between tries to reach the device's socket.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// RTNLGRP_* of linux/rtnetlink.h as a mask: links, addresses, routes and rules of both families.
+const ROUTE_GROUPS: u32 = group(1) | group(5) | group(7) | group(8) | group(9) | group(11) | group(19);
+/// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
+const NFTABLES_GROUPS: u32 = group(7);
+
+const fn group(number: u32) -> u32 {
+    1 << (number - 1)
+}
+
+/// Tells when to look again.
+pub(crate) struct Watcher {
+    change: Arc<Notify>,
+    not_before: Instant,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Starts to listen. What the sockets with the port ids `own` asked for is not news.
+    pub(crate) fn start(config: &DriverConfig, own: [u32; 2]) -> Result<Self> {
+        let change = Arc::new(Notify::new());
+        let route = listen(SockProtocol::NetlinkRoute, ROUTE_GROUPS)?;
+        let nftables = listen(SockProtocol::NetlinkNetFilter, NFTABLES_GROUPS)?;
+        let client = UapiClient::new(config);
+        let tasks = vec![
+            tokio::spawn(watch_netlink(route, own, change.clone())),
+            tokio::spawn(watch_netlink(nftables, own, change.clone())),
+            tokio::spawn(watch_device(client, change.clone())),
+        ];
+        Ok(Self {
+            change,
+            not_before: Instant::now(),
+            tasks,
+        })
+    }
+
+    /// Waits until something changed and has settled. Safe to be dropped and called again: a change that came
+    /// meanwhile is kept until this returns.
+    pub(crate) async fn changed(&mut self) {
+        self.change.notified().await;
+        // Dropped from here on, the change would be lost: put it back until it is told.
+        let keep = Keep(&self.change);
+        sleep(SETTLE).await;
+        sleep_until(self.not_before).await;
+        std::mem::forget(keep);
+        self.not_before = Instant::now() + INTERVAL;
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+struct Keep<'a>(&'a Notify);
+
+impl Drop for Keep<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+fn listen(protocol: SockProtocol, groups: u32) -> Result<AsyncFd<OwnedFd>> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd =
+        socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).doing(|| "open a netlink socket")?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).doing(|| "listen for changes of the kernel")?;
+    register(fd).doing(|| "listen for changes of the kernel")
+}
+
+#[allow(unsafe_code)]
+fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and the same for as long as it lives, and the AsyncFd owns it.
+    let registered = unsafe { AsyncFd::register(fd) };
+    registered.map_err(std::io::Error::from)
+}
+
+async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: [u32; 2], change: Arc<Notify>) {
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        let Ok(mut ready) = socket.readable().await else {
+            return;
+        };
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(length) if buffer.get(..length).is_some_and(|b| only_from(b, &own)) => {}
+            // Messages that the kernel had to drop are news as well.
+            Ok(_) | Err(Errno::ENOBUFS) => change.notify_one(),
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(Errno::EINTR) => {}
+            Err(e) => {
+                tracing::warn!("no longer told of changes of the kernel: {e}");
+                return;
+            }
+        }
+    }
+}
+
+/// Whether every message was caused by one of these sockets (`nlmsg_pid`, the fifth word's second half of a header of
+/// length, type and flags, sequence, port id).
+fn only_from(mut messages: &[u8], own: &[u32]) -> bool {
+    let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    while !messages.is_empty() {
+        let (Some(length), Some(port)) = (word(messages, 0), word(messages, 12)) else {
+            return false;
+        };
+        let aligned = (length as usize).next_multiple_of(4);
+        if length < 16 || !own.contains(&port) {
+            return false;
+        }
+        messages = messages.get(aligned..).unwrap_or_default();
+    }
+    true
+}
+
+/// Holds a connection to the device's socket: that it ends says that the process restarted or died, and lost its keys
+/// and peers. A server that ends idle connections is asked less and less often.
+async fn watch_device(client: UapiClient, change: Arc<Notify>) {
+    let mut pause = INTERVAL;
+    loop {
+        let began = Instant::now();
+        let ended = client.until_gone().await.is_ok();
+        if ended {
+            change.notify_one();
+        }
+        pause = if ended && began.elapsed() > RETRY_MAX {
+            INTERVAL
+        } else {
+            (pause * 2).min(RETRY_MAX)
+        };
+        sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(port: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 20];
+        bytes[..4].copy_from_slice(&18u32.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&port.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn own_messages_are_told_from_others() {
+        assert!(only_from(&message(7), &[7, 8]));
+        assert!(!only_from(&message(9), &[7, 8]));
+        assert!(!only_from(&[message(7), message(0)].concat(), &[7, 8]));
+        assert!(only_from(&[message(7), message(8)].concat(), &[7, 8]));
+        assert!(!only_from(&[1, 2, 3], &[7]));
+    }
+}
