@@ -1,0 +1,98 @@
+//! Which addresses and names everything in the lab has.
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use meshd_model::NodeName;
+use meshd_model::attachment::MacAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The bridge that is the underlay.
+pub const BRIDGE: &str = "underlay";
+/// Name of a node's interface on the underlay.
+pub const UPLINK: &str = "eth0";
+/// Name of the WireGuard interface.
+pub const DEVICE: &str = "meshd0";
+/// UDP port of every node's device.
+pub const LISTEN_PORT: u16 = 51820;
+/// Where the API server listens, on the bridge's address.
+pub const API_PORT: u16 = 6443;
+/// Echo servers, UDP and TCP (RFC 862).
+pub const ECHO_PORT: u16 = 7;
+/// Most nodes of a lab: they share one /24 of the underlay.
+pub const NODES_MAX: usize = 200;
+
+/// The addresses of one lab: node `i` counts from 1.
+pub struct Plan;
+
+impl Plan {
+    /// The bridge's own addresses.
+    #[must_use]
+    pub fn bridge() -> (Ipv4Addr, Ipv6Addr) {
+        (Ipv4Addr::new(10, 200, 0, 1), Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1))
+    }
+
+    /// A node's addresses on the underlay.
+    #[must_use]
+    pub fn node(i: usize) -> (Ipv4Addr, Ipv6Addr) {
+        let host = u16::try_from(10 + i).expect("NODES_MAX fits");
+        let [_, low] = host.to_be_bytes();
+        (
+            Ipv4Addr::new(10, 200, 0, low),
+            Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, host),
+        )
+    }
+
+    /// The addresses of the neighbour that belongs to nobody.
+    #[must_use]
+    pub fn neighbour() -> (Ipv4Addr, Ipv6Addr) {
+        (
+            Ipv4Addr::new(10, 200, 0, 250),
+            Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x250),
+        )
+    }
+
+    /// MAC of the interface with the given address on the underlay.
+    #[must_use]
+    pub fn mac(address: Ipv4Addr) -> MacAddr {
+        MacAddr([0x02, 0, 0, 0, 0, address.octets()[3]])
+    }
+
+    /// A node's name.
+    #[must_use]
+    pub fn node_name(i: usize) -> NodeName {
+        NodeName(format!("node-{i}"))
+    }
+
+    /// A node's pod CIDRs.
+    #[must_use]
+    pub fn pod_cidrs(i: usize) -> [IpNetwork; 2] {
+        let i = u8::try_from(i).expect("NODES_MAX fits");
+        let v4 = Ipv4Network::new(Ipv4Addr::new(10, 244, i, 0), 24).expect("24 is a prefix length");
+        let v6 = Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x244, 0, u16::from(i), 0, 0, 0, 0), 64)
+            .expect("64 is a prefix length");
+        [v4.into(), v6.into()]
+    }
+
+    /// The cluster's pod CIDRs.
+    #[must_use]
+    pub fn cluster_pod_cidrs() -> [IpNetwork; 2] {
+        let v4 = Ipv4Network::new(Ipv4Addr::new(10, 244, 0, 0), 16).expect("16 is a prefix length");
+        let v6 =
+            Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0), 48).expect("48 is a prefix length");
+        [v4.into(), v6.into()]
+    }
+
+    /// The cluster's service CIDRs.
+    #[must_use]
+    pub fn service_cidrs() -> [IpNetwork; 2] {
+        let v4 = Ipv4Network::new(Ipv4Addr::new(10, 96, 0, 0), 12).expect("12 is a prefix length");
+        let v6 =
+            Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0), 108).expect("108 is a prefix length");
+        [v4.into(), v6.into()]
+    }
+
+    /// Where nodes reach the API server.
+    #[must_use]
+    pub fn api_server() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Self::bridge().0), API_PORT)
+    }
+}

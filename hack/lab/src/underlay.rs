@@ -1,0 +1,92 @@
+//! The underlay: the sandbox's own network namespace with a bridge, and machines (nodes, the neighbour) on it.
+
+use crate::netns::Netns;
+use crate::plan::{BRIDGE, Plan, UPLINK};
+use anyhow::{Context, Result};
+use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
+use nlink::netlink::link::{BridgeLink, VethLink};
+use nlink::netlink::route::{Ipv4Route, Ipv6Route};
+use nlink::netlink::{Connection, Route};
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+const PREFIX_V4: u8 = 24;
+const PREFIX_V6: u8 = 64;
+
+/// The underlay of one lab.
+pub struct Underlay {
+    netlink: Connection<Route>,
+}
+
+impl Underlay {
+    /// Makes the bridge in the network namespace of the calling thread.
+    pub async fn create() -> Result<Self> {
+        let netlink = Connection::<Route>::new().context("open netlink")?;
+        // Nobody else is here: an address that waits for duplicate detection only costs a second.
+        for scope in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad");
+            std::fs::write(&path, "0").with_context(|| format!("write {path}"))?;
+        }
+        let (v4, v6) = Plan::bridge();
+        netlink.set_link_up("lo").await.context("set lo up")?;
+        netlink
+            .add_link(BridgeLink::new(BRIDGE).stp(false).address(Plan::mac(v4).0))
+            .await
+            .with_context(|| format!("make the bridge {BRIDGE}"))?;
+        address(&netlink, BRIDGE, v4, v6).await?;
+        netlink.set_link_up(BRIDGE).await.context("set the bridge up")?;
+        Ok(Self { netlink })
+    }
+
+    /// Plugs a machine in: `eth0` in its namespace, with addresses and default routes through the bridge.
+    pub async fn plug(&self, machine: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+        let file = File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
+        let port = machine.name();
+        let pair = VethLink::new(port, UPLINK)
+            .peer_address(Plan::mac(v4).0)
+            .peer_netns_fd(&file);
+        for scope in ["all", "default"] {
+            machine.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
+        }
+        let tried = || format!("plug {port} into the underlay");
+        self.netlink.add_link(pair).await.with_context(tried)?;
+        self.netlink.enslave(port, BRIDGE).await.with_context(tried)?;
+        self.netlink.set_link_up(port).await.with_context(tried)?;
+        let inside = machine.netlink()?;
+        inside.set_link_up("lo").await.with_context(tried)?;
+        address(&inside, UPLINK, v4, v6).await?;
+        inside.set_link_up(UPLINK).await.with_context(tried)?;
+        let (gateway4, gateway6) = Plan::bridge();
+        let default4 = Ipv4Route::default_route().gateway(gateway4).dev(UPLINK);
+        let default6 = Ipv6Route::default_route().gateway(gateway6).dev(UPLINK);
+        inside.add_route(default4).await.with_context(tried)?;
+        inside.add_route(default6).await.with_context(tried)
+    }
+
+    /// Takes a machine off.
+    pub async fn unplug(&self, machine: &Netns) -> Result<()> {
+        self.netlink
+            .del_link_if_exists(machine.name())
+            .await
+            .map(drop)
+            .with_context(|| format!("unplug {}", machine.name()))
+    }
+
+    /// The bridge's index, for the capture.
+    pub async fn bridge_index(&self) -> Result<u32> {
+        let link = self.netlink.get_link_by_name(BRIDGE).await?;
+        Ok(link.with_context(|| format!("the bridge {BRIDGE} is gone"))?.ifindex())
+    }
+}
+
+async fn address(netlink: &Connection<Route>, link: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+    let tried = || format!("give {link} the addresses {v4} and {v6}");
+    netlink
+        .add_address(Ipv4Address::new(link, v4, PREFIX_V4))
+        .await
+        .with_context(tried)?;
+    netlink
+        .add_address(Ipv6Address::new(link, v6, PREFIX_V6).nodad())
+        .await
+        .with_context(tried)
+}
