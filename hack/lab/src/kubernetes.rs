@@ -65,15 +65,22 @@ impl Kubernetes {
             .collect::<serde_json::Map<_, _>>()
             .into();
         let patch = json!({"metadata": {"annotations": annotations}});
-        self.call("PATCH", &format!("/api/v1/nodes/{name}?fieldManager=lab"), MERGE, &patch)
-            .await
-            .map(drop)
-            .with_context(|| format!("annotate Node {name}"))
+        self.call(
+            "PATCH",
+            &format!("/api/v1/nodes/{name}?fieldManager=lab"),
+            MERGE,
+            &patch,
+        )
+        .await
+        .map(drop)
+        .with_context(|| format!("annotate Node {name}"))
     }
 
     /// The annotations of a Node.
     pub async fn annotations(&self, name: &NodeName) -> Result<Value> {
-        let node = self.call("GET", &format!("/api/v1/nodes/{name}"), "", &Value::Null).await;
+        let node = self
+            .call("GET", &format!("/api/v1/nodes/{name}"), "", &Value::Null)
+            .await;
         let node = node.with_context(|| format!("read Node {name}"))?;
         Ok(node.pointer("/metadata/annotations").cloned().unwrap_or_default())
     }
@@ -92,7 +99,12 @@ impl Kubernetes {
             },
         });
         let made = self
-            .call("POST", "/api/v1/namespaces/default/pods", "application/json", &pod)
+            .call(
+                "POST",
+                "/api/v1/namespaces/default/pods",
+                "application/json",
+                &pod,
+            )
             .await
             .with_context(|| format!("create pod {name}"))?;
         let uid = made.pointer("/metadata/uid").and_then(Value::as_str);
@@ -101,23 +113,32 @@ impl Kubernetes {
 
     /// Deletes a pod; that there is none is success.
     pub async fn delete_pod(&self, name: &str) -> Result<()> {
-        self.delete(&format!("/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0"))
-            .await
-            .with_context(|| format!("delete pod {name}"))
+        self.delete(&format!(
+            "/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0"
+        ))
+        .await
+        .with_context(|| format!("delete pod {name}"))
     }
 
     /// Creates or replaces an object by server-side apply.
     pub async fn apply(&self, object: &Value) -> Result<()> {
         let path = path_of(object)?;
-        self.call("PATCH", &format!("{path}?fieldManager=lab&force=true"), APPLY, object)
-            .await
-            .map(drop)
-            .with_context(|| format!("apply {path}"))
+        self.call(
+            "PATCH",
+            &format!("{path}?fieldManager=lab&force=true"),
+            APPLY,
+            object,
+        )
+        .await
+        .map(drop)
+        .with_context(|| format!("apply {path}"))
     }
 
     async fn delete(&self, path: &str) -> Result<()> {
         match self.call("DELETE", path, "", &Value::Null).await {
-            Err(error) if matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404) => Ok(()),
+            Err(error) if matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404) => {
+                Ok(())
+            }
             outcome => outcome.map(drop),
         }
     }
@@ -127,17 +148,34 @@ impl Kubernetes {
         if !content_type.is_empty() {
             request = request.header(http::header::CONTENT_TYPE, content_type);
         }
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = request.body(body).map_err(|e| anyhow!("{method} {path} is no request: {e}"))?;
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
+        let request = request
+            .body(body)
+            .map_err(|e| anyhow!("{method} {path} is no request: {e}"))?;
         Ok(self.client.request::<Value>(request).await?)
     }
+}
+
+/// The documents of a manifest (YAML).
+pub fn documents(manifests: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(manifests).context("the manifests are not YAML")?;
+    Ok(documents.into_iter().filter(|d| !d.is_null()).collect())
 }
 
 /// The path of an object of the core API, or of a group, by the usual plural.
 fn path_of(object: &Value) -> Result<String> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-    let (Some(version), Some(kind), Some(name)) = (text("/apiVersion"), text("/kind"), text("/metadata/name")) else {
-        return Err(anyhow!("an object needs apiVersion, kind and metadata.name: {object}"));
+    let (Some(version), Some(kind), Some(name)) =
+        (text("/apiVersion"), text("/kind"), text("/metadata/name"))
+    else {
+        return Err(anyhow!(
+            "an object needs apiVersion, kind and metadata.name: {object}"
+        ));
     };
     let root = if version.contains('/') { "apis" } else { "api" };
     let plural = match kind.to_lowercase() {
@@ -145,12 +183,20 @@ fn path_of(object: &Value) -> Result<String> {
         k if k.ends_with('s') => format!("{k}es"),
         k => format!("{k}s"),
     };
-    let cluster_wide = ["Node", "Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"];
+    let cluster_wide = [
+        "Node",
+        "Namespace",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+    ];
     if cluster_wide.contains(&kind) {
         return Ok(format!("/{root}/{version}/{plural}/{name}"));
     }
     let namespace = text("/metadata/namespace").unwrap_or("default");
-    Ok(format!("/{root}/{version}/namespaces/{namespace}/{plural}/{name}"))
+    Ok(format!(
+        "/{root}/{version}/namespaces/{namespace}/{plural}/{name}"
+    ))
 }
 
 #[cfg(test)]
@@ -164,8 +210,12 @@ mod tests {
         assert_eq!(path(node), "/api/v1/nodes/a");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "x"}});
         assert_eq!(path(pod), "/api/v1/namespaces/x/pods/p");
-        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "d"}});
-        assert_eq!(path(policy), "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/d");
+        let policy =
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "d"}});
+        assert_eq!(
+            path(policy),
+            "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/d"
+        );
         assert!(path_of(&json!({"kind": "Node"})).is_err());
     }
 }

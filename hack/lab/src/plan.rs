@@ -27,7 +27,10 @@ impl Plan {
     /// The bridge's own addresses.
     #[must_use]
     pub fn bridge() -> (Ipv4Addr, Ipv6Addr) {
-        (Ipv4Addr::new(10, 200, 0, 1), Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1))
+        (
+            Ipv4Addr::new(10, 200, 0, 1),
+            Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 1),
+        )
     }
 
     /// A node's addresses on the underlay.
@@ -76,8 +79,8 @@ impl Plan {
     #[must_use]
     pub fn cluster_pod_cidrs() -> [IpNetwork; 2] {
         let v4 = Ipv4Network::new(Ipv4Addr::new(10, 244, 0, 0), 16).expect("16 is a prefix length");
-        let v6 =
-            Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0), 48).expect("48 is a prefix length");
+        let v6 = Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0), 48)
+            .expect("48 is a prefix length");
         [v4.into(), v6.into()]
     }
 
@@ -85,8 +88,8 @@ impl Plan {
     #[must_use]
     pub fn service_cidrs() -> [IpNetwork; 2] {
         let v4 = Ipv4Network::new(Ipv4Addr::new(10, 96, 0, 0), 12).expect("12 is a prefix length");
-        let v6 =
-            Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0), 108).expect("108 is a prefix length");
+        let v6 = Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0), 108)
+            .expect("108 is a prefix length");
         [v4.into(), v6.into()]
     }
 

@@ -55,7 +55,11 @@ impl Process {
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => bail!("{} ended with {status}; it wrote:\n{}", self.name, tail(&self.log)),
+            Ok(Some(status)) => bail!(
+                "{} ended with {status}; it wrote:\n{}",
+                self.name,
+                tail(&self.log)
+            ),
             Err(error) => Err(anyhow!(error).context(format!("ask after {}", self.name))),
         }
     }
@@ -84,7 +88,10 @@ impl Process {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.kill()?;
-        bail!("{} did not end within {PATIENCE:?} of SIGTERM and was killed", self.name)
+        bail!(
+            "{} did not end within {PATIENCE:?} of SIGTERM and was killed",
+            self.name
+        )
     }
 }
 
@@ -109,7 +116,10 @@ pub struct Finished {
 /// Runs a program in the namespace to its end, or kills it when time is up.
 pub fn run(netns: &Netns, mut command: Command, input: &str, within: Duration) -> Result<Finished> {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = netns
         .run(move || command.spawn())?
         .with_context(|| format!("start {program}"))?;

@@ -21,7 +21,11 @@ pub async fn lines(netns: &Netns) -> Result<BTreeSet<String>> {
     let shown = || format!("list what network namespace {} holds", netns.name());
     let netlink = netns.netlink()?;
     let names = netlink.get_interface_names().await.with_context(shown)?;
-    let name = |index: Option<u32>| index.and_then(|i| names.get(&i).cloned()).unwrap_or_else(|| "-".into());
+    let name = |index: Option<u32>| {
+        index
+            .and_then(|i| names.get(&i).cloned())
+            .unwrap_or_else(|| "-".into())
+    };
     let mut lines: BTreeSet<String> = names.values().map(|n| format!("interface {n}")).collect();
     for address in netlink.get_addresses().await.with_context(shown)? {
         let Some(ip) = address.local().or(address.address()) else {
@@ -33,7 +37,9 @@ pub async fn lines(netns: &Netns) -> Result<BTreeSet<String>> {
     for route in netlink.get_routes().await.with_context(shown)? {
         lines.insert(format!(
             "route {}/{} dev {} table {} type {:?} protocol {:?} metric {}",
-            route.destination().map_or_else(|| "default".into(), IpAddr::to_string),
+            route
+                .destination()
+                .map_or_else(|| "default".into(), IpAddr::to_string),
             route.dst_len(),
             name(route.oif()),
             route.table_id(),
@@ -63,7 +69,11 @@ pub async fn lines(netns: &Netns) -> Result<BTreeSet<String>> {
 }
 
 /// Elements of nftables sets that hold one of the addresses, or the name of one of the interfaces.
-pub async fn guards(netns: &Netns, addresses: &BTreeSet<IpAddr>, interfaces: &BTreeSet<String>) -> Result<Vec<String>> {
+pub async fn guards(
+    netns: &Netns,
+    addresses: &BTreeSet<IpAddr>,
+    interfaces: &BTreeSet<String>,
+) -> Result<Vec<String>> {
     let shown = || format!("list the nftables sets of network namespace {}", netns.name());
     let needles: Vec<(Vec<u8>, String)> = addresses
         .iter()
@@ -74,15 +84,22 @@ pub async fn guards(netns: &Netns, addresses: &BTreeSet<IpAddr>, interfaces: &BT
     let mut found = Vec::new();
     for (family, _) in FAMILIES {
         for table in nftables.list_tables_in(family).await.with_context(shown)? {
-            for set in nftables.list_sets_in(&table.name, family).await.with_context(shown)? {
+            for set in nftables
+                .list_sets_in(&table.name, family)
+                .await
+                .with_context(shown)?
+            {
                 let elements = nftables.list_set_elements(&table.name, &set.name, family).await;
                 for element in elements.with_context(shown)? {
                     let mut bytes = element.key().to_vec();
                     if let Some(SetElementData::Value(value)) = element.data() {
                         bytes.extend(value);
                     }
-                    let hit = needles.iter().find(|(n, _)| bytes.windows(n.len()).any(|w| w == n));
-                    found.extend(hit.map(|(_, what)| format!("nftables {}/{}: {what}", table.name, set.name)));
+                    let hit = needles
+                        .iter()
+                        .find(|(n, _)| bytes.windows(n.len()).any(|w| w == n));
+                    found
+                        .extend(hit.map(|(_, what)| format!("nftables {}/{}: {what}", table.name, set.name)));
                 }
             }
         }
@@ -91,7 +108,8 @@ pub async fn guards(netns: &Netns, addresses: &BTreeSet<IpAddr>, interfaces: &BT
 }
 
 fn nftables(netns: &Netns) -> Result<Connection<Nftables>> {
-    Connection::new_in(netns.path()).with_context(|| format!("open nftables of network namespace {}", netns.name()))
+    Connection::new_in(netns.path())
+        .with_context(|| format!("open nftables of network namespace {}", netns.name()))
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -40,7 +40,8 @@ impl Underlay {
 
     /// Plugs a machine in: `eth0` in its namespace, with addresses and default routes through the bridge.
     pub async fn plug(&self, machine: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
-        let file = File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
+        let file =
+            File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
         let port = machine.name();
         let pair = VethLink::new(port, UPLINK)
             .peer_address(Plan::mac(v4).0)
@@ -75,7 +76,9 @@ impl Underlay {
     /// The bridge's index, for the capture.
     pub async fn bridge_index(&self) -> Result<u32> {
         let link = self.netlink.get_link_by_name(BRIDGE).await?;
-        Ok(link.with_context(|| format!("the bridge {BRIDGE} is gone"))?.ifindex())
+        Ok(link
+            .with_context(|| format!("the bridge {BRIDGE} is gone"))?
+            .ifindex())
     }
 }
 

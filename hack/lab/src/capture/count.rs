@@ -124,10 +124,25 @@ mod tests {
     #[test]
     fn wireguard_counts_as_such_and_offends_nobody() {
         let mut counter = Counter::new();
-        counter.see(&udp(NODE, [10, 200, 0, 11], [10, 200, 0, 12], LISTEN_PORT, &[4, 0, 0, 0, 9]));
-        counter.see(&udp(NODE, [10, 200, 0, 11], [10, 200, 0, 12], 53, &[4, 0, 0, 0, 9]));
+        counter.see(&udp(
+            NODE,
+            [10, 200, 0, 11],
+            [10, 200, 0, 12],
+            LISTEN_PORT,
+            &[4, 0, 0, 0, 9],
+        ));
+        counter.see(&udp(
+            NODE,
+            [10, 200, 0, 11],
+            [10, 200, 0, 12],
+            53,
+            &[4, 0, 0, 0, 9],
+        ));
         let report = counter.report();
-        assert_eq!((report.packets, report.wireguard, report.offenders.len()), (2, 1, 0));
+        assert_eq!(
+            (report.packets, report.wireguard, report.offenders.len()),
+            (2, 1, 0)
+        );
     }
 
     #[test]
@@ -137,7 +152,10 @@ mod tests {
         counter.see(&udp(NODE, [10, 200, 0, 11], [10, 244, 9, 9], 53, b"x"));
         counter.see(&udp(NODE, [10, 200, 0, 11], [10, 200, 0, 12], 53, MARKER));
         let report = counter.report();
-        assert_eq!((report.pod_addresses, report.markers, report.offenders.len()), (2, 1, 3));
+        assert_eq!(
+            (report.pod_addresses, report.markers, report.offenders.len()),
+            (2, 1, 3)
+        );
     }
 
     #[test]
@@ -146,7 +164,10 @@ mod tests {
         let neighbour = Plan::mac(Plan::neighbour().0);
         counter.see(&udp(neighbour, [10, 200, 0, 250], [10, 244, 1, 2], 53, MARKER));
         let report = counter.report();
-        assert_eq!((report.control_markers, report.markers, report.pod_addresses), (1, 0, 0));
+        assert_eq!(
+            (report.control_markers, report.markers, report.pod_addresses),
+            (1, 0, 0)
+        );
     }
 
     #[test]

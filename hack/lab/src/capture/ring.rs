@@ -38,9 +38,13 @@ impl Ring {
     pub(super) fn open() -> Result<Self> {
         let all = i32::from(u16::try_from(libc::ETH_P_ALL).expect("a protocol number").to_be());
         // Protocol 0 captures nothing: the ring must be there first.
-        let socket =
-            Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0))).context("open an AF_PACKET socket")?;
-        set(&socket, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as libc::c_int))?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))
+            .context("open an AF_PACKET socket")?;
+        set(
+            &socket,
+            libc::PACKET_VERSION,
+            &(libc::tpacket_versions::TPACKET_V2 as libc::c_int),
+        )?;
         let request = libc::tpacket_req {
             tp_block_size: u32::try_from(BLOCK).expect("fits"),
             tp_block_nr: u32::try_from(BLOCKS).expect("fits"),
@@ -144,7 +148,11 @@ impl Ring {
             )
         };
         // A count that cannot be read proves nothing.
-        if outcome == 0 { u64::from(stats.tp_drops) } else { 1 }
+        if outcome == 0 {
+            u64::from(stats.tp_drops)
+        } else {
+            1
+        }
     }
 }
 
@@ -169,5 +177,6 @@ fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> Result<()> {
     if outcome == 0 {
         return Ok(());
     }
-    Err(std::io::Error::last_os_error()).with_context(|| format!("set option {option} of the capture's socket"))
+    Err(std::io::Error::last_os_error())
+        .with_context(|| format!("set option {option} of the capture's socket"))
 }

@@ -133,7 +133,10 @@ impl Sandbox {
                 Some(Line::Refused(refusal)) => return Err(StartError::Refused(refusal)),
                 Some(_) => {}
                 None => {
-                    let why = sandbox.failure.take().unwrap_or_else(|| "it ended without a word".into());
+                    let why = sandbox
+                        .failure
+                        .take()
+                        .unwrap_or_else(|| "it ended without a word".into());
                     return Err(StartError::Failed(anyhow!("the sandbox did not start: {why}")));
                 }
             }
@@ -185,8 +188,12 @@ impl Sandbox {
         if !matches!(read, Ok(n) if n > 0) {
             return None;
         }
-        let line = serde_json::from_slice(&text)
-            .unwrap_or_else(|_| Line::Failed(format!("it wrote {:?}", String::from_utf8_lossy(&text).trim_end())));
+        let line = serde_json::from_slice(&text).unwrap_or_else(|_| {
+            Line::Failed(format!(
+                "it wrote {:?}",
+                String::from_utf8_lossy(&text).trim_end()
+            ))
+        });
         match &line {
             Line::Init(pid) => self.init = Some(*pid),
             Line::Namespace(inode) => self.namespaces.push(*inode),

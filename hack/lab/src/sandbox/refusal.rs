@@ -17,7 +17,11 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} refused: {}. To allow it: {}", self.what, self.why, self.how)
+        write!(
+            f,
+            "{} refused: {}. To allow it: {}",
+            self.what, self.why, self.how
+        )
     }
 }
 
@@ -70,10 +74,13 @@ impl Step {
     fn remedy(self, errno: Errno) -> String {
         match self {
             Step::UserNamespace | Step::Namespaces | Step::Mounts => namespaces_remedy(errno),
-            Step::Proc => "a container masks parts of /proc: run it with --privileged, or on the host".to_owned(),
+            Step::Proc => {
+                "a container masks parts of /proc: run it with --privileged, or on the host".to_owned()
+            }
             Step::Tun => tun_remedy(errno),
             Step::Links => {
-                "load the kernel's modules: `sudo modprobe -a veth bridge`, or run a kernel that has them".to_owned()
+                "load the kernel's modules: `sudo modprobe -a veth bridge`, or run a kernel that has them"
+                    .to_owned()
             }
             Step::Capture => "load the kernel's module: `sudo modprobe af_packet`".to_owned(),
         }

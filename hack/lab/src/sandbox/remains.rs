@@ -89,7 +89,9 @@ fn mounts(namespaces: &[u64], folder: &Path) -> Vec<String> {
         .filter(|line| {
             line.contains(super::HOST)
                 || line.contains(folder.as_ref())
-                || namespaces.iter().any(|inode| line.contains(&format!(":[{inode}]")))
+                || namespaces
+                    .iter()
+                    .any(|inode| line.contains(&format!(":[{inode}]")))
         })
         .map(|line| format!("mount {line}"))
         .collect()

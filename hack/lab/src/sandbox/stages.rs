@@ -54,8 +54,10 @@ pub fn enter(entries: &[Entry]) -> Option<ExitCode> {
 }
 
 fn launch(entry: &str, host: &str) -> Result<u8> {
-    let spaces =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
+    let spaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC;
     let direct = if nix::unistd::geteuid().is_root() {
         unshare(spaces)
     } else {
@@ -71,7 +73,9 @@ fn launch(entry: &str, host: &str) -> Result<u8> {
     }
     // Only now: a change of credentials clears it.
     die_with_parent()?;
-    let mut init = stage("init", entry, host).spawn().context("start the sandbox's init")?;
+    let mut init = stage("init", entry, host)
+        .spawn()
+        .context("start the sandbox's init")?;
     report(&Line::Init(init.id()));
     let status = init.wait().context("wait for the sandbox's init")?;
     Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(FAILED))
@@ -91,7 +95,11 @@ fn user_namespace() -> Result<(), Errno> {
 
 fn init(entry: &str, host: &str) -> Result<u8> {
     die_with_parent()?;
-    for (step, outcome) in [(Step::Mounts, mounts(host)), (Step::Proc, proc_mount()), (Step::Tun, tun())] {
+    for (step, outcome) in [
+        (Step::Mounts, mounts(host)),
+        (Step::Proc, proc_mount()),
+        (Step::Tun, tun()),
+    ] {
         if let Err(errno) = outcome {
             return Ok(refuse(step, errno));
         }
@@ -101,7 +109,9 @@ fn init(entry: &str, host: &str) -> Result<u8> {
             report(&Line::Namespace(meta.ino()));
         }
     }
-    let worker = stage("work", entry, "").spawn().context("start the sandbox's worker")?;
+    let worker = stage("work", entry, "")
+        .spawn()
+        .context("start the sandbox's worker")?;
     reap_until(Pid::from_raw(i32::try_from(worker.id())?))
 }
 
@@ -109,7 +119,9 @@ fn init(entry: &str, host: &str) -> Result<u8> {
 fn reap_until(worker: Pid) -> Result<u8> {
     loop {
         match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == worker => return Ok(u8::try_from(code).unwrap_or(FAILED)),
+            Ok(WaitStatus::Exited(pid, code)) if pid == worker => {
+                return Ok(u8::try_from(code).unwrap_or(FAILED));
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == worker => {
                 bail!("the sandbox's worker was ended by {signal}")
             }
@@ -125,7 +137,10 @@ fn work(name: &str, entries: &[Entry]) -> Result<u8> {
         bail!("this program has no entry {name:?}");
     };
     let mut input = String::new();
-    std::io::stdin().lock().read_line(&mut input).context("read the sandbox's input")?;
+    std::io::stdin()
+        .lock()
+        .read_line(&mut input)
+        .context("read the sandbox's input")?;
     let input = serde_json::from_str(&input).context("the sandbox's input is not JSON")?;
     std::thread::Builder::new()
         .name("life".into())
@@ -156,7 +171,13 @@ fn mounts(host: &str) -> Result<(), Errno> {
         nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
     )?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755"),
+    )?;
     let made = fs::create_dir_all(super::HOST).and_then(|()| fs::create_dir_all(crate::netns::FOLDER));
     made.map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
     let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&folder));

@@ -34,7 +34,7 @@ impl Echo {
             .run(|| -> io::Result<_> { Ok((udp_socket()?, tcp_socket()?)) })?
             .with_context(|| format!("open echo servers in network namespace {}", netns.name()))?;
         let heard = Arc::new(Mutex::new(VecDeque::new()));
-        let udp = AsyncFd::register(udp).context("register the UDP echo server")?;
+        let udp = super::register(udp).context("register the UDP echo server")?;
         let tcp = tokio::net::TcpListener::from_std(tcp.into()).context("register the TCP echo server")?;
         Ok(Self {
             tasks: vec![
@@ -103,7 +103,12 @@ async fn serve_udp(socket: AsyncFd<Socket>, heard: Arc<Mutex<VecDeque<Vec<u8>>>>
 fn answer(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     let mut space = nix::cmsg_space!(libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let message = recvmsg::<SockaddrIn6>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )?;
     let (from, length) = (message.address, message.bytes);
     let info = message.cmsgs()?.find_map(|control| match control {
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
@@ -111,7 +116,13 @@ fn answer(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     });
     let control: Vec<_> = info.iter().map(ControlMessage::Ipv6PacketInfo).collect();
     let parts = [IoSlice::new(&buffer[..length])];
-    sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), from.as_ref())?;
+    sendmsg(
+        socket.as_raw_fd(),
+        &parts,
+        &control,
+        MsgFlags::empty(),
+        from.as_ref(),
+    )?;
     Ok(length)
 }
 

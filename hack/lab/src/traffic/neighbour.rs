@@ -45,7 +45,8 @@ impl Neighbour {
     pub fn send_marker(&self) -> Result<()> {
         let (from, to) = (Plan::neighbour().0, Plan::bridge().0);
         let frame = frame_v4(from, to, Plan::mac(to), &super::payload(64));
-        self.send_frames(vec![frame]).context("send the marker in the clear")
+        self.send_frames(vec![frame])
+            .context("send the marker in the clear")
     }
 
     fn send_frames(&self, frames: Vec<Vec<u8>>) -> Result<()> {

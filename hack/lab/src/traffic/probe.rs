@@ -10,7 +10,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A try that is ready to be made: its socket is open in the sender's namespace.
@@ -85,7 +84,7 @@ async fn ping(socket: Socket, to: IpAddr, payload: &[u8]) -> io::Result<Vec<u8>>
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let ident = NEXT.fetch_add(1, Ordering::Relaxed);
     socket.connect(&SocketAddr::new(to, 0).into())?;
-    let socket = AsyncFd::register(socket)?;
+    let socket = super::register(socket)?;
     let message = icmp::request(to, ident, 1, payload);
     socket
         .async_io(tokio::io::Interest::WRITABLE, |s| s.send(&message))
@@ -132,7 +131,11 @@ fn tcp(socket: Socket) -> tokio::net::TcpSocket {
 fn difference(sent: &[u8], got: &[u8]) -> String {
     let at = sent.iter().zip(got).position(|(a, b)| a != b);
     match at {
-        Some(at) => format!("{} bytes sent, {} came back, the first other at {at}", sent.len(), got.len()),
+        Some(at) => format!(
+            "{} bytes sent, {} came back, the first other at {at}",
+            sent.len(),
+            got.len()
+        ),
         None => format!("{} bytes sent, {} came back", sent.len(), got.len()),
     }
 }

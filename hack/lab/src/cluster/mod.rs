@@ -1,0 +1,347 @@
+//! The cluster: everything of a lab, inside its sandbox.
+
+pub mod agent;
+pub mod api;
+pub mod cni;
+pub mod node;
+pub mod pod;
+
+use crate::Binaries;
+use crate::capture::Capture;
+use crate::kubernetes::Kubernetes;
+use crate::netns::Netns;
+use crate::plan::{NODES_MAX, Plan};
+use crate::sandbox::Reporter;
+use crate::state;
+use crate::traffic::neighbour::Neighbour;
+use crate::underlay::Underlay;
+use anyhow::{Context, Result, bail};
+use api::Api;
+use cni::Invocation;
+use meshd_model::NodeName;
+use meshd_scenario::{Pod, Site};
+use node::Node;
+use pod::PodSite;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Between two questions to a daemon.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long a runtime tries again when ADD says "try again later", as a kubelet would.
+const ADD_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A cluster that runs.
+pub struct Cluster {
+    /// Where the API server's objects are written.
+    pub kubernetes: Kubernetes,
+    /// What the nodes see of the API server.
+    pub api: Api,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pods: BTreeMap<String, PodSite>,
+    pub(crate) capture: Capture,
+    pub(crate) neighbour: Neighbour,
+    binaries: Binaries,
+    underlay: Underlay,
+    reporter: Reporter,
+    containers: u64,
+    /// Of pods that are gone: what must not be found any more.
+    former: Former,
+    /// Pods whose objects could not be deleted while the API server was away.
+    orphans: Vec<String>,
+}
+
+#[derive(Default)]
+struct Former {
+    addresses: BTreeSet<IpAddr>,
+    interfaces: BTreeSet<String>,
+}
+
+impl Cluster {
+    /// Makes the underlay, the API server and the nodes, and starts a device and a daemon on each. `tell` is told
+    /// what is being done.
+    pub async fn up(
+        nodes: usize,
+        binaries: &Binaries,
+        api: Api,
+        kubernetes: Option<Kubernetes>,
+        reporter: Reporter,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<Self> {
+        if !(1..=NODES_MAX).contains(&nodes) {
+            bail!("a lab has 1 to {NODES_MAX} nodes, not {nodes}");
+        }
+        tell("making the underlay".to_owned());
+        let underlay = Underlay::create().await?;
+        let capture = Capture::start(underlay.bridge_index().await?)?;
+        let neighbour = Self::plug_neighbour(&underlay, reporter).await?;
+        let api = api.start().await?;
+        let kubernetes = match kubernetes {
+            Some(kubernetes) => kubernetes,
+            None => Kubernetes::embedded()?,
+        };
+        let mut cluster = Self {
+            kubernetes,
+            api,
+            nodes: Vec::new(),
+            pods: BTreeMap::new(),
+            capture,
+            neighbour,
+            binaries: binaries.clone(),
+            underlay,
+            reporter,
+            containers: 0,
+            former: Former::default(),
+            orphans: Vec::new(),
+        };
+        for number in 1..=nodes {
+            tell(format!("starting {}", Plan::node_name(number)));
+            cluster.add_node(number).await?;
+        }
+        Ok(cluster)
+    }
+
+    async fn plug_neighbour(underlay: &Underlay, reporter: Reporter) -> Result<Neighbour> {
+        let netns = Netns::create("neighbour")?;
+        reporter.namespace(netns.inode());
+        let (v4, v6) = Plan::neighbour();
+        underlay.plug(&netns, v4, v6).await?;
+        Ok(Neighbour::new(netns))
+    }
+
+    async fn add_node(&mut self, number: usize) -> Result<()> {
+        let name = Plan::node_name(number);
+        let netns = Netns::create(&name.0)?;
+        self.reporter.namespace(netns.inode());
+        let (v4, v6) = Plan::node(number);
+        self.underlay.plug(&netns, v4, v6).await?;
+        self.kubernetes.create_node(&name, number).await?;
+        let mut node = Node::create(number, netns, &self.binaries, &self.api.kubeconfig(&name)).await?;
+        node.start_device()?;
+        node.start_agent()?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &NodeName) -> Result<&Node> {
+        let found = self.nodes.iter().find(|n| n.name == *name);
+        found.with_context(|| format!("there is no node {name}"))
+    }
+
+    /// The same, to change it.
+    pub fn node_mut(&mut self, name: &NodeName) -> Result<&mut Node> {
+        let found = self.nodes.iter_mut().find(|n| n.name == *name);
+        found.with_context(|| format!("there is no node {name}"))
+    }
+
+    /// The namespace of a pod or a node.
+    pub fn netns(&self, site: &Site) -> Result<&Netns> {
+        match site {
+            Site::Node(name) => Ok(&self.node(name)?.netns),
+            Site::Pod(pod) => Ok(&self.pod(&pod.name)?.netns),
+        }
+    }
+
+    /// A pod by name.
+    pub fn pod(&self, name: &str) -> Result<&PodSite> {
+        self.pods
+            .get(name)
+            .with_context(|| format!("there is no pod {name}"))
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = &PodSite> {
+        self.pods.values()
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Waits until the node's daemon says that it is ready.
+    pub fn wait_ready(&mut self, name: &NodeName, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        loop {
+            self.node_mut(name)?.check()?;
+            let socket = &self.node(name)?.paths().socket;
+            let problem = match agent::status(socket, Duration::from_secs(1)) {
+                Ok(status) if status.ready => return Ok(()),
+                Ok(status) => status
+                    .problems
+                    .iter()
+                    .map(|p| format!("{}: {}", p.subject, p.message))
+                    .collect(),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            if Instant::now() > deadline {
+                bail!("{name} is not ready after {within:?}: {}", problem.join("; "));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Creates the pod at the API server and runs ADD.
+    pub async fn add_pod(&mut self, node: &NodeName, name: &str) -> Result<Pod> {
+        if self.pods.contains_key(name) {
+            bail!("there is a pod {name} already");
+        }
+        let uid = self.kubernetes.create_pod(node, name).await?;
+        self.containers += 1;
+        let container_id = format!("{:064x}", 0xcafe_0000_u64 + self.containers);
+        let (netns, echo) = pod::sandbox(&format!("cni-{name}")).await?;
+        self.reporter.namespace(netns.inode());
+        let invocation = Invocation {
+            plugin: &self.binaries.meshd_cni,
+            node: self.node(node)?,
+            container_id: &container_id,
+            netns: netns.path(),
+            pod: Some((name, &uid)),
+            previous: None,
+        };
+        let result = add(&invocation)?;
+        let pod = Pod {
+            name: name.to_owned(),
+            node: node.clone(),
+            addresses: cni::addresses(&result)?,
+        };
+        let site = PodSite {
+            pod: pod.clone(),
+            container_id,
+            netns,
+            echo,
+            result,
+            uid,
+        };
+        self.pods.insert(name.to_owned(), site);
+        Ok(pod)
+    }
+
+    /// Runs DEL, removes the pod's namespace and deletes its object.
+    pub async fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let site = self.pod(name)?;
+        let invocation = Invocation {
+            plugin: &self.binaries.meshd_cni,
+            node: self.node(&site.pod.node)?,
+            container_id: &site.container_id,
+            netns: site.netns.path(),
+            pod: Some((name, &site.uid)),
+            previous: Some(&site.result),
+        };
+        invocation.run("DEL")?;
+        if let Some(site) = self.pods.remove(name) {
+            self.former.addresses.extend(site.pod.addresses.iter().copied());
+            self.former.interfaces.extend(cni::host_interfaces(&site.result));
+        }
+        if self.api.is_up() {
+            return self.kubernetes.delete_pod(name).await;
+        }
+        self.orphans.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Stops or restarts the embedded API server.
+    pub async fn set_api_server(&mut self, up: bool) -> Result<()> {
+        self.api.set_up(up).await?;
+        if up {
+            for name in std::mem::take(&mut self.orphans) {
+                self.kubernetes.delete_pod(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a Node and creates it again under its name.
+    pub async fn recreate_node(&mut self, name: &NodeName) -> Result<()> {
+        let number = self.node(name)?.number;
+        self.kubernetes.delete_node(name).await?;
+        self.kubernetes.create_node(name, number).await
+    }
+
+    /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.
+    pub async fn residue(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let there: BTreeSet<IpAddr> = self
+            .pods()
+            .flat_map(|p| p.pod.addresses.iter().copied())
+            .collect();
+        let gone: BTreeSet<IpAddr> = self.former.addresses.difference(&there).copied().collect();
+        for node in &self.nodes {
+            let lines = state::lines(&node.netns).await?;
+            found.extend(
+                lines
+                    .iter()
+                    .filter(|l| self.is_residue(l, &gone))
+                    .map(|l| format!("{}: {l}", node.name)),
+            );
+            let guards = state::guards(&node.netns, &gone, &self.former.interfaces).await?;
+            found.extend(guards.into_iter().map(|l| format!("{}: {l}", node.name)));
+            if self.pods.values().all(|p| p.pod.node != node.name) {
+                found.extend(node.leases()?);
+            }
+        }
+        found.extend(stray_namespaces(&self.pods)?);
+        Ok(found)
+    }
+
+    /// Whether a line of a node's state belongs to a pod that is gone.
+    fn is_residue(&self, line: &str, gone: &BTreeSet<IpAddr>) -> bool {
+        let words = || line.split(' ');
+        let interface = words().any(|w| self.former.interfaces.contains(w));
+        interface
+            || words().any(|w| {
+                w.split('/')
+                    .next()
+                    .and_then(|a| a.parse().ok())
+                    .is_some_and(|a| gone.contains(&a))
+            })
+    }
+
+    /// Deletes every pod, stops meshd on every node with its own clean-up, and says what is left nevertheless.
+    pub async fn shut_down(mut self, tell: &mut dyn FnMut(String)) -> Result<Vec<String>> {
+        let names: Vec<String> = self.pods.keys().cloned().collect();
+        for name in names {
+            tell(format!("deleting pod {name}"));
+            self.delete_pod(&name).await?;
+        }
+        let mut found = Vec::new();
+        for node in &mut self.nodes {
+            tell(format!("shutting {} down", node.name));
+            node.shut_down()?;
+            found.extend(node.remains().await?);
+        }
+        for node in std::mem::take(&mut self.nodes) {
+            self.kubernetes.delete_node(&node.name).await?;
+            self.underlay.unplug(&node.netns).await?;
+        }
+        found.extend(stray_namespaces(&self.pods)?);
+        Ok(found)
+    }
+}
+
+/// ADD, again while it says "try again later", as a kubelet would.
+fn add(invocation: &Invocation<'_>) -> Result<serde_json::Value> {
+    let deadline = Instant::now() + ADD_PATIENCE;
+    loop {
+        match invocation.run("ADD") {
+            Err(error) if format!("{error:#}").contains("error 11:") && Instant::now() < deadline => {
+                std::thread::sleep(PAUSE * 5);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Pods' namespaces that belong to no pod.
+fn stray_namespaces(pods: &BTreeMap<String, PodSite>) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(crate::netns::FOLDER).context("list the network namespaces")?;
+    let names = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned());
+    Ok(names
+        .filter(|n| n.starts_with("cni-") && pods.values().all(|p| p.netns.name() != n))
+        .map(|n| format!("network namespace {n}"))
+        .collect())
+}

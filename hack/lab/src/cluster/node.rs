@@ -1,0 +1,248 @@
+//! One node: a network namespace on the underlay, a folder, and the two processes that are meshd.
+
+use crate::Binaries;
+use crate::netns::Netns;
+use crate::plan::{DEVICE, LISTEN_PORT, Plan};
+use crate::process::{self, Process};
+use crate::state;
+use crate::traffic::echo::Echo;
+use anyhow::{Context, Result, bail};
+use meshd_model::NodeName;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a program may take to come up, or to take its things down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node of the lab.
+pub struct Node {
+    /// Its name, at the API server and as a network namespace.
+    pub name: NodeName,
+    /// Its number, from 1.
+    pub number: usize,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its echo servers.
+    pub echo: Echo,
+    paths: Paths,
+    binaries: Binaries,
+    device: Option<Process>,
+    agent: Option<Process>,
+    /// What its kernel held before meshd came.
+    before: BTreeSet<String>,
+}
+
+/// Where everything of a node is. On a real node these are the defaults; here a folder holds them.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// `meshd.toml`
+    pub config: PathBuf,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// `/var/lib/meshd`
+    pub state: PathBuf,
+    /// `/var/run/wireguard`
+    pub wireguard: PathBuf,
+    /// Where logs and recordings go.
+    pub logs: PathBuf,
+    /// The daemon's recording.
+    pub recording: PathBuf,
+}
+
+impl Paths {
+    /// Those of a node.
+    #[must_use]
+    pub fn of(name: &NodeName) -> Self {
+        let folder = Path::new("/run/lab").join(&name.0);
+        let logs = PathBuf::from(crate::sandbox::HOST);
+        Self {
+            config: folder.join("meshd.toml"),
+            socket: folder.join("run/meshd.sock"),
+            state: folder.join("state"),
+            wireguard: folder.join("wireguard"),
+            recording: logs.join(format!("{name}.recording")),
+            folder,
+            logs,
+        }
+    }
+}
+
+impl Node {
+    /// Makes the node's parts that are not meshd: its namespace must be on the underlay already.
+    pub async fn create(number: usize, netns: Netns, binaries: &Binaries, kubeconfig: &str) -> Result<Self> {
+        let name = Plan::node_name(number);
+        let paths = Paths::of(&name);
+        for folder in [
+            &paths.folder,
+            &paths.folder.join("run"),
+            &paths.state,
+            &paths.wireguard,
+        ] {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(folder)
+                .with_context(|| format!("make {}", folder.display()))?;
+        }
+        let kubeconfig_path = paths.folder.join("kubeconfig");
+        fs::write(&kubeconfig_path, kubeconfig)
+            .with_context(|| format!("write {}", kubeconfig_path.display()))?;
+        let config = configuration(&name, &paths, &kubeconfig_path)?;
+        fs::write(&paths.config, config).with_context(|| format!("write {}", paths.config.display()))?;
+        Ok(Self {
+            echo: Echo::start(&netns)?,
+            before: state::lines(&netns).await?,
+            name,
+            number,
+            netns,
+            paths,
+            binaries: binaries.clone(),
+            device: None,
+            agent: None,
+        })
+    }
+
+    /// Where its things are.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Starts the device, and waits until it can be configured.
+    pub fn start_device(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.binaries.meshd_wg);
+        command.arg("--socket-dir").arg(&self.paths.wireguard).arg(DEVICE);
+        let name = format!("{}.meshd-wg", self.name);
+        let mut device = Process::start(&self.netns, &name, command, &self.paths.logs)?;
+        let socket = self.paths.wireguard.join(format!("{DEVICE}.sock"));
+        let deadline = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            device.check()?;
+            if Instant::now() > deadline {
+                bail!("{name} made no socket {} within {PATIENCE:?}", socket.display());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.device = Some(device);
+        Ok(())
+    }
+
+    /// Starts the daemon.
+    pub fn start_agent(&mut self) -> Result<()> {
+        if self.agent.is_some() {
+            bail!("meshd of {} runs already", self.name);
+        }
+        let mut command = Command::new(&self.binaries.meshd);
+        command.arg("--config").arg(&self.paths.config);
+        let name = format!("{}.meshd", self.name);
+        self.agent = Some(Process::start(&self.netns, &name, command, &self.paths.logs)?);
+        Ok(())
+    }
+
+    /// kill -9 of the daemon.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        let agent = self.agent.take();
+        agent
+            .with_context(|| format!("meshd of {} does not run", self.name))?
+            .kill()
+    }
+
+    /// An error if the daemon or the device has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        self.agent.as_mut().map_or(Ok(()), Process::check)?;
+        self.device.as_mut().map_or(Ok(()), Process::check)
+    }
+
+    /// Stops both processes and lets meshd take down what it put on the node.
+    pub fn shut_down(&mut self) -> Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.terminate()?;
+        }
+        let mut command = Command::new(&self.binaries.meshd);
+        command.arg("teardown").arg("--config").arg(&self.paths.config);
+        let done = process::run(&self.netns, command, "", PATIENCE)?;
+        if !done.status.success() {
+            bail!("meshd teardown on {}: {}{}", self.name, done.stdout, done.stderr);
+        }
+        if let Some(mut device) = self.device.take() {
+            device.terminate()?;
+        }
+        Ok(())
+    }
+
+    /// What its kernel and its store hold beyond what they held before meshd came.
+    pub async fn remains(&self) -> Result<Vec<String>> {
+        let now = state::lines(&self.netns).await?;
+        let mut found: Vec<String> = now
+            .difference(&self.before)
+            .map(|l| format!("{}: {l}", self.name))
+            .collect();
+        found.extend(self.leases()?);
+        Ok(found)
+    }
+
+    /// Leases in its store.
+    pub fn leases(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.paths.state.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                entries => entries.with_context(|| format!("list {}", folder.display()))?,
+            };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "lease") {
+                    found.push(format!(
+                        "{}: lease {}",
+                        self.name,
+                        entry.file_name().to_string_lossy()
+                    ));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn configuration(name: &NodeName, paths: &Paths, kubeconfig: &Path) -> Result<String> {
+    let text = |path: &Path| {
+        path.to_str()
+            .map(str::to_owned)
+            .with_context(|| format!("{} is not UTF-8", path.display()))
+    };
+    // JSON strings are TOML strings.
+    let quoted = |path: &Path| Ok::<_, anyhow::Error>(serde_json::to_string(&text(path)?)?);
+    let list = |prefixes: [ipnetwork::IpNetwork; 2]| format!("[\"{}\", \"{}\"]", prefixes[0], prefixes[1]);
+    Ok(format!(
+        "node_name = \"{name}\"\n\
+         kubeconfig = {}\n\
+         state_dir = {}\n\
+         socket = {}\n\
+         cluster_pod_cidrs = {}\n\
+         service_cidrs = {}\n\
+         \n\
+         [wireguard]\n\
+         mode = \"userspace\"\n\
+         interface = \"{DEVICE}\"\n\
+         listen_port = {LISTEN_PORT}\n\
+         socket_dir = {}\n\
+         \n\
+         [recording]\n\
+         dir = {}\n",
+        quoted(kubeconfig)?,
+        quoted(&paths.state)?,
+        quoted(&paths.socket)?,
+        list(Plan::cluster_pod_cidrs()),
+        list(Plan::service_cidrs()),
+        quoted(&paths.wireguard)?,
+        quoted(&paths.recording)?,
+    ))
+}
