@@ -1,0 +1,227 @@
+//! The file store on good days and bad ones.
+
+mod common;
+
+use common::{BOOT, id, lease};
+use meshd_ipam::{FileStore, LeaseStore, StoreError};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+const OTHER_BOOT: &str = "6f1c2a9e-0000-4000-8000-000000000002";
+
+fn open(folder: &Path) -> FileStore {
+    FileStore::open(folder, BOOT).unwrap()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+fn only_file(folder: &Path) -> PathBuf {
+    let files = files(folder);
+    assert_eq!(files.len(), 1, "{files:?}");
+    files[0].clone()
+}
+
+#[test]
+fn leases_come_back_in_order_and_removed_ones_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    for lease in [lease("b", 1), lease("a", 1), lease("c", 1), lease("b", 2)] {
+        store.put(&lease).unwrap();
+    }
+    store.remove(&id("c")).unwrap();
+    store.remove(&id("never-put")).unwrap();
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.leases, [lease("a", 1), lease("b", 2)]);
+    assert_eq!(loaded.damaged, []);
+
+    drop(store);
+    let mut again = open(folder.path());
+    assert_eq!(again.load().unwrap(), loaded);
+    assert_eq!(again.previous(), None);
+}
+
+#[test]
+fn the_folder_and_its_files_are_closed_to_others() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("made/on/the/way");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let mut store = open(&folder);
+    store.put(&lease("a", 1)).unwrap();
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(&only_file(&folder.join("leases"))), 0o600);
+    drop(store);
+
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let _store = open(&folder);
+    assert_eq!(mode(&folder), 0o700);
+}
+
+#[test]
+fn two_daemons_do_not_share_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path());
+    let error = FileStore::open(folder.path(), BOOT).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }), "{error}");
+    assert!(error.to_string().contains("stop the other meshd"), "{error}");
+    drop(first);
+    open(folder.path());
+}
+
+#[test]
+fn hostile_ids_stay_in_the_folder() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("store");
+    let mut store = open(&folder);
+    let texts = [
+        "../../escaped",
+        "/etc/passwd",
+        "..",
+        "",
+        "a/b",
+        "a\0b",
+        "a@b",
+        "a.tmp",
+        "née",
+    ];
+    for text in texts {
+        let mut lease = lease(text, 1);
+        store.put(&lease).unwrap();
+        lease.id.ifname = format!("{text}/../x");
+        store.put(&lease).unwrap();
+    }
+    assert_eq!(store.load().unwrap().leases.len(), texts.len() * 2);
+    assert_eq!(files(parent.path()), [folder.as_path()]);
+    drop(store);
+    assert_eq!(open(&folder).load().unwrap().leases.len(), texts.len() * 2);
+
+    let error = open(&folder).put(&lease(&"x".repeat(300), 1)).unwrap_err();
+    assert!(matches!(error, StoreError::Unstorable { .. }), "{error}");
+    open(&folder).remove(&id(&"x".repeat(300))).unwrap();
+}
+
+#[test]
+fn damaged_files_are_kept_aside_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let leases = folder.path().join("leases");
+    let mut store = open(folder.path());
+    store.put(&lease("good", 1)).unwrap();
+    store.put(&lease("bad", 1)).unwrap();
+    let whole = fs::read(leases.join("bad@eth0.lease")).unwrap();
+
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0x10;
+    let bad: [(&str, &[u8], &str); 6] = [
+        ("bad@eth0.lease", &flipped, "checksum"),
+        ("torn@eth0.lease", &whole[..whole.len() / 2], "checksum"),
+        ("empty@eth0.lease", b"", "empty"),
+        ("copied@eth0.lease", &whole, "holds the lease of bad/eth0"),
+        ("README", b"hello\n", "header"),
+        ("long@eth0.lease", &vec![b'x'; 1 << 20], "at most 64 KiB"),
+    ];
+    for (name, content, _) in bad {
+        fs::write(leases.join(name), content).unwrap();
+    }
+    symlink("/etc/hostname", leases.join("link@eth0.lease")).unwrap();
+    fs::create_dir(leases.join("folder@eth0.lease")).unwrap();
+
+    let loaded = store.load().unwrap();
+    assert_eq!(loaded.leases, [lease("good", 1)]);
+    assert_eq!(loaded.damaged.len(), bad.len() + 2);
+    for (name, content, reason) in bad {
+        let damaged = loaded
+            .damaged
+            .iter()
+            .find(|d| d.found == leases.join(name))
+            .unwrap();
+        assert!(damaged.reason.contains(reason), "{damaged}");
+        assert_eq!(fs::read(&damaged.kept).unwrap(), content, "{damaged}");
+    }
+    assert_eq!(only_file(&leases).file_name().unwrap(), "good@eth0.lease");
+
+    // A second one of the same name does not replace the first.
+    fs::write(leases.join("torn@eth0.lease"), b"torn again").unwrap();
+    let again = store.load().unwrap();
+    assert_eq!(again.damaged.len(), 1);
+    assert_eq!(files(&folder.path().join("damaged")).len(), bad.len() + 3);
+}
+
+#[test]
+fn a_file_of_a_newer_version_stops_the_load_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    let body = b"{\"what\":\"we cannot know\"}";
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(b"meshd-lease 2 ");
+    crc.update(body);
+    let path = folder.path().join("leases/new@eth0.lease");
+    let header = format!("meshd-lease 2 {:08x}\n", crc.finalize());
+    fs::write(&path, [header.as_bytes(), body].concat()).unwrap();
+    let error = store.load().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Newer {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(path.exists());
+}
+
+#[test]
+fn leases_of_another_boot_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).put(&lease("a", 1)).unwrap();
+
+    let mut rebooted = FileStore::open(folder.path(), OTHER_BOOT).unwrap();
+    assert_eq!(rebooted.load().unwrap().leases, []);
+    let previous = rebooted.previous().unwrap().to_owned();
+    assert_eq!(only_file(&previous).file_name().unwrap(), "a@eth0.lease");
+    rebooted.put(&lease("b", 1)).unwrap();
+    drop(rebooted);
+
+    // The same boot again changes nothing; a third one replaces what was set aside.
+    let mut same = FileStore::open(folder.path(), &format!("{OTHER_BOOT}\n")).unwrap();
+    assert_eq!(same.load().unwrap().leases.len(), 1);
+    assert_eq!(same.previous(), None);
+    drop(same);
+    let third = open(folder.path());
+    assert_eq!(third.previous(), Some(previous.as_path()));
+    assert_eq!(only_file(&previous).file_name().unwrap(), "b@eth0.lease");
+}
+
+#[test]
+fn a_damaged_note_of_the_boot_loses_no_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).put(&lease("a", 1)).unwrap();
+    for content in [&b"rubbish"[..], b""] {
+        fs::write(folder.path().join("boot"), content).unwrap();
+        let loaded = open(folder.path()).load().unwrap();
+        assert_eq!(loaded.leases, [lease("a", 1)]);
+        assert_eq!(loaded.damaged.len(), 1, "{:?}", loaded.damaged);
+    }
+    assert_eq!(open(folder.path()).load().unwrap().damaged, []);
+}
+
+#[test]
+fn left_over_temporaries_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).put(&lease("a", 1)).unwrap();
+    fs::write(folder.path().join("leases/b@eth0.tmp"), b"half of a le").unwrap();
+    fs::write(folder.path().join("boot.tmp"), b"").unwrap();
+    let loaded = open(folder.path()).load().unwrap();
+    assert_eq!((loaded.leases.len(), loaded.damaged.len()), (1, 0));
+    assert_eq!(files(&folder.path().join("leases")).len(), 1);
+    assert!(!folder.path().join("boot.tmp").exists());
+}
