@@ -1,0 +1,266 @@
+//! The daemon's local socket, with real connections: what is served, what is refused, and what the caller is told.
+
+use meshd::socket::{Listener, SocketError, SocketMessage};
+use meshd_core::CniCall;
+use meshd_model::AttachmentId;
+use meshd_model::cni::{Add, Call, CniError, Request, Response, code};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+/// A listener and what it says to the event loop, which the test plays.
+struct Daemon {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    messages: mpsc::Receiver<SocketMessage>,
+}
+
+fn daemon() -> Daemon {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run/meshd.sock");
+    let listener = Listener::bind(&path).unwrap();
+    let (events, messages) = mpsc::channel(16);
+    tokio::spawn(listener.run(events));
+    Daemon {
+        _folder: folder,
+        path,
+        messages,
+    }
+}
+
+fn attachment() -> AttachmentId {
+    AttachmentId {
+        container_id: "c1".into(),
+        ifname: "eth0".into(),
+    }
+}
+
+fn line(deadline_ms: u64, call: Call) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&Request { deadline_ms, call }).unwrap();
+    line.push(b'\n');
+    line
+}
+
+/// Sends the bytes and reads one line.
+async fn exchange(path: &Path, bytes: &[u8]) -> Response {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    // A refused caller may find the socket closed while it still writes; the answer is there all the same.
+    let _ = stream.write_all(bytes).await;
+    read(&mut stream).await
+}
+
+async fn read(stream: &mut UnixStream) -> Response {
+    let mut answer = String::new();
+    let mut stream = BufReader::new(stream);
+    let read = stream.read_line(&mut answer);
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .unwrap()
+        .unwrap();
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+}
+
+async fn error(path: &Path, bytes: &[u8]) -> CniError {
+    match exchange(path, bytes).await {
+        Response::Error(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn next(daemon: &mut Daemon) -> SocketMessage {
+    let message = daemon.messages.recv();
+    tokio::time::timeout(Duration::from_secs(10), message)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_request_reaches_the_loop_with_its_deadline_and_its_answer_comes_back() {
+    let mut daemon = daemon();
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    let before = meshd::clock::now().boot;
+    stream
+        .write_all(&line(5_000, Call::Del(attachment())))
+        .await
+        .unwrap();
+    let SocketMessage::Request {
+        deadline,
+        call,
+        reply,
+        ..
+    } = next(&mut daemon).await
+    else {
+        panic!("not a request");
+    };
+    assert_eq!(call, CniCall::Del(attachment()));
+    let given = deadline.since(before);
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(7)).contains(&given),
+        "{given:?}"
+    );
+    reply.send(Ok(None)).unwrap();
+    assert_eq!(read(&mut stream).await, Response::Done);
+}
+
+#[tokio::test]
+async fn a_caller_that_only_finished_sending_is_answered_and_one_that_went_away_is_reported() {
+    let mut daemon = daemon();
+    let add = Call::Add(Add {
+        id: attachment(),
+        netns: "/run/netns/x".into(),
+        pod: None,
+    });
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    // Without its newline: the end of what is sent ends the line as well.
+    let bytes = line(60_000, add.clone());
+    stream.write_all(&bytes[..bytes.len() - 1]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let SocketMessage::Request { reply, .. } = next(&mut daemon).await else {
+        panic!()
+    };
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let refusal = CniError {
+        code: code::EXHAUSTED,
+        msg: "m".into(),
+        details: "d".into(),
+    };
+    reply.send(Err(refusal.clone())).unwrap();
+    assert_eq!(read(&mut stream).await, Response::Error(refusal));
+
+    for half_close_first in [false, true] {
+        let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+        stream.write_all(&line(60_000, add.clone())).await.unwrap();
+        let SocketMessage::Request { id, .. } = next(&mut daemon).await else {
+            panic!()
+        };
+        if half_close_first {
+            stream.shutdown().await.unwrap();
+        }
+        drop(stream);
+        match next(&mut daemon).await {
+            SocketMessage::Gone(gone) => assert_eq!(gone, id),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_or_not_a_request_gets_an_answer_that_says_what() {
+    let daemon = daemon();
+    let too_long = vec![b'x'; 1 << 20];
+    let nested = [vec![b'['; 100_000], vec![b'\n']].concat();
+    let twice = [line(1000, Call::Status), line(1000, Call::Status)].concat();
+    let cases: [(&[u8], &str); 8] = [
+        (&too_long, "longer than 262144 bytes"),
+        (b"hello\n", "not JSON"),
+        (b"\n", "not JSON"),
+        (b"\xff\xfe\n", "not JSON"),
+        (&nested, "no request that this daemon knows"),
+        (b"{\"deadline_ms\":1,\"call\":\"reboot\"}\n", "reboot"),
+        (b"{\"deadline_ms\":1,\"call\":\"status\",\"more\":1}\n", "more"),
+        (&twice, "more than one line"),
+    ];
+    for (bytes, expected) in cases {
+        let error = error(&daemon.path, bytes).await;
+        assert_eq!(error.code, code::DECODE, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_ends_at_its_deadline() {
+    let mut daemon = daemon();
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    stream
+        .write_all(&line(100, Call::Del(attachment())))
+        .await
+        .unwrap();
+    let SocketMessage::Request { reply, id, .. } = next(&mut daemon).await else {
+        panic!()
+    };
+    let Response::Error(error) = read(&mut stream).await else {
+        panic!()
+    };
+    assert_eq!(error.code, code::TRY_AGAIN);
+    assert!(matches!(next(&mut daemon).await, SocketMessage::Gone(gone) if gone == id));
+    assert!(reply.is_closed());
+}
+
+#[tokio::test]
+async fn callers_hear_that_the_daemon_stops_and_the_socket_goes() {
+    let mut daemon = daemon();
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    stream
+        .write_all(&line(60_000, Call::Del(attachment())))
+        .await
+        .unwrap();
+    let request = next(&mut daemon).await;
+    drop((request, daemon.messages));
+    let Response::Error(error) = read(&mut stream).await else {
+        panic!()
+    };
+    assert_eq!(error.code, code::TRY_AGAIN);
+    drop(stream);
+    for _ in 0..200 {
+        if !daemon.path.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the socket's file is still there");
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_live_one_or_another_file_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshd.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let first = Listener::bind(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    assert!(matches!(Listener::bind(&path), Err(SocketError::Live(_))));
+    assert!(path.exists());
+    drop(first);
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(Listener::bind(&path), Err(SocketError::Taken(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_permitted_is_told_so_and_reaches_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: becoming another user needs root");
+        return;
+    }
+    let mut daemon = daemon();
+    // Let another user reach the socket at all, which its mode forbids: the daemon must look for itself.
+    let folder = daemon.path.parent().unwrap();
+    std::fs::set_permissions(folder.parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&daemon.path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    // A copy, because the build folder may be closed to others.
+    let program = folder.join("meshd");
+    std::fs::copy(env!("CARGO_BIN_EXE_meshd"), &program).unwrap();
+    let asked = tokio::process::Command::new(&program)
+        .args(["ready", "--socket"])
+        .arg(&daemon.path)
+        .uid(65_534)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert!(said.contains("uid 65534 is not permitted"), "{said}");
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(daemon.messages.try_recv().is_err());
+    // The same question of the daemon's own user arrives.
+    let asked = tokio::process::Command::new(&program)
+        .args(["ready", "--socket"])
+        .arg(&daemon.path)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    assert!(matches!(next(&mut daemon).await, SocketMessage::Status(_)));
+    drop(asked);
+}
