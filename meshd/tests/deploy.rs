@@ -1,0 +1,188 @@
+//! What `deploy/` holds is read by the types of the Kubernetes API and by the daemon's own configuration.
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use meshd::settings::keys::KEYS;
+use meshd::settings::{Settings, file};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+fn read(name: &str) -> (PathBuf, String) {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")).join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    (path, text)
+}
+
+fn documents(name: &str) -> Vec<Value> {
+    let (path, text) = read(name);
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn of_kind(documents: &[Value], kind: &str) -> Vec<Value> {
+    documents.iter().filter(|d| d["kind"] == kind).cloned().collect()
+}
+
+/// Reads a document as the API's type and writes it again: what the type does not know would be lost, so a
+/// misspelled field shows.
+fn typed<T: DeserializeOwned + Serialize>(document: &Value) -> T {
+    let read: T =
+        serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error}: {document:#}"));
+    let written = serde_json::to_value(&read).unwrap();
+    assert_eq!(
+        &written, document,
+        "a field that the API does not know, or a value in another form"
+    );
+    read
+}
+
+#[test]
+fn the_example_configuration_is_valid_and_shows_every_key_at_its_default() {
+    let (path, text) = read("meshd.toml");
+    let mut settings = file::parse(&path, &text).unwrap();
+    for key in KEYS {
+        let (table, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        assert!(
+            text.contains(&format!("[{table}]")) || table.is_empty(),
+            "{table}"
+        );
+        let shown = text
+            .lines()
+            .any(|line| line.trim_start_matches("# ").starts_with(&format!("{name} =")));
+        assert!(shown, "{} is not shown", key.path);
+    }
+    let defaults = Settings::default();
+    assert_eq!(settings.wireguard, defaults.wireguard);
+    assert_eq!(settings.pods, defaults.pods);
+    assert_eq!(settings.recording, defaults.recording);
+    assert_eq!(settings.log, defaults.log);
+    settings.node_name = Some("node-1".into());
+    settings.validate().unwrap();
+}
+
+#[test]
+fn the_account_may_do_what_meshd_does_and_no_more() {
+    let documents = documents("rbac.yaml");
+    let role: ClusterRole = typed(&of_kind(&documents, "ClusterRole")[0]);
+    let mut allowed = BTreeSet::new();
+    for rule in role.rules.unwrap() {
+        assert_eq!(rule.api_groups, Some(vec![String::new()]));
+        for resource in rule.resources.unwrap() {
+            allowed.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource}")));
+        }
+    }
+    let expected = [
+        "get nodes",
+        "get pods",
+        "list nodes",
+        "list pods",
+        "patch nodes",
+        "watch nodes",
+        "watch pods",
+    ];
+    assert_eq!(allowed, expected.map(str::to_owned).into());
+    let account: ServiceAccount = typed(&of_kind(&documents, "ServiceAccount")[0]);
+    let binding: ClusterRoleBinding = typed(&of_kind(&documents, "ClusterRoleBinding")[0]);
+    let subject = &binding.subjects.unwrap()[0];
+    assert_eq!(
+        (Some(&subject.name), &subject.namespace),
+        (account.metadata.name.as_ref(), &account.metadata.namespace)
+    );
+    assert_eq!(Some(binding.role_ref.name), role.metadata.name);
+    assert_eq!(documents.len(), 3);
+}
+
+#[test]
+fn the_manifests_hold_together() {
+    let documents = documents("daemonset.yaml");
+    let sets: Vec<DaemonSet> = of_kind(&documents, "DaemonSet").iter().map(typed).collect();
+    assert_eq!((sets.len(), documents.len()), (2, 3));
+    for set in &sets {
+        let name = set.metadata.name.as_deref().unwrap();
+        let spec = set.spec.as_ref().unwrap();
+        let pod = spec.template.spec.as_ref().unwrap();
+        assert_eq!(
+            pod.priority_class_name.as_deref(),
+            Some("system-node-critical"),
+            "{name}"
+        );
+        assert_eq!(pod.host_network, Some(true), "{name}");
+        assert_eq!(
+            pod.tolerations.as_ref().unwrap()[0].operator.as_deref(),
+            Some("Exists"),
+            "{name}"
+        );
+        let volumes: BTreeSet<_> = pod.volumes.iter().flatten().map(|v| v.name.clone()).collect();
+        let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
+        let mounts = containers.flat_map(|c| c.volume_mounts.iter().flatten());
+        let mounted: BTreeSet<_> = mounts.map(|m| m.name.clone()).collect();
+        assert_eq!(volumes, mounted, "{name}");
+        let labels = spec.template.metadata.as_ref().unwrap().labels.as_ref();
+        assert_eq!(spec.selector.match_labels.as_ref(), labels, "{name}");
+        for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
+            let security = container.security_context.as_ref().unwrap();
+            let privileged = security.privileged.unwrap_or(false);
+            assert_eq!(privileged, container.name == "meshd", "{}", container.name);
+        }
+    }
+    let account = sets[0]
+        .spec
+        .as_ref()
+        .unwrap()
+        .template
+        .spec
+        .as_ref()
+        .unwrap()
+        .service_account_name
+        .as_deref();
+    assert_eq!(account, Some("meshd"));
+}
+
+#[test]
+fn the_daemons_arguments_and_configuration_are_ones_that_it_takes() {
+    let documents = documents("daemonset.yaml");
+    let config: ConfigMap = typed(&of_kind(&documents, "ConfigMap")[0]);
+    let data = config.data.unwrap();
+    let mut settings = file::parse("meshd.toml".as_ref(), &data["meshd.toml"]).unwrap();
+    settings.node_name = Some("node-1".into());
+    settings.validate().unwrap();
+    let conflist: Value = serde_json::from_str(&data["10-meshd.conflist"]).unwrap();
+    assert_eq!(conflist["plugins"][0]["type"], "meshd-cni");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshd.toml");
+    std::fs::write(&path, &data["meshd.toml"]).unwrap();
+    let agent: DaemonSet = typed(&of_kind(&documents, "DaemonSet")[0]);
+    let pod = agent.spec.unwrap().template.spec.unwrap();
+    let args = pod.containers[0].args.clone().unwrap();
+    let args = args.iter().map(|arg| match arg.as_str() {
+        "/etc/meshd/meshd.toml" => path.to_str().unwrap(),
+        other => other,
+    });
+    let shown = std::process::Command::new(env!("CARGO_BIN_EXE_meshd"))
+        .args(args)
+        .arg("--print-config")
+        .env("NODE_NAME", "node-1")
+        .output()
+        .unwrap();
+    assert!(
+        shown.status.success(),
+        "{}",
+        String::from_utf8_lossy(&shown.stderr)
+    );
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.contains("node_name = \"node-1\"") && shown.contains("format = \"json\""),
+        "{shown}"
+    );
+    // The device of the second set is the one that the agent looks for.
+    let device: DaemonSet = typed(&of_kind(&documents, "DaemonSet")[1]);
+    let args = device.spec.unwrap().template.spec.unwrap().containers[0]
+        .args
+        .clone()
+        .unwrap();
+    assert_eq!(args.last(), Some(&settings.wireguard.interface));
+    assert!(args.contains(&settings.wireguard.socket_dir.display().to_string()));
+}
