@@ -1,4 +1,8 @@
 //! A full and a read-only file system, made for the test in a mount namespace of its own.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the namespace belongs to a thread of its own"
+)]
 
 mod common;
 

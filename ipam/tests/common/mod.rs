@@ -1,6 +1,8 @@
 //! What the tests of the store share.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod killing;
+
 use meshd_model::attachment::MacAddr;
 use meshd_model::{AttachmentId, Lease, LeasePhase, PodRef};
 
