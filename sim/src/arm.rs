@@ -1,0 +1,398 @@
+//! The simulator as an arm: scenarios run on it as they run on network namespaces.
+
+use crate::config::{self, Config};
+use crate::node::CniResult;
+use crate::sim::{Sim, Violation};
+use crate::traffic::{DISCARD, Place};
+use meshd_apiserver::Request;
+use meshd_core::CniCall;
+use meshd_model::cni::{Add, Added, code};
+use meshd_model::status::Status;
+use meshd_model::{AttachmentId, NodeName, PodRef};
+use meshd_scenario::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long the plugin waits for the daemon.
+const CNI_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a kubelet tries to start or stop a pod, here.
+const KUBELET_PATIENCE: Duration = Duration::from_secs(120);
+/// Between two of its tries.
+const KUBELET_PAUSE: Duration = Duration::from_millis(500);
+
+/// A simulated cluster that scenarios run on, with what a kubelet and a container runtime do on each node.
+pub struct SimArm {
+    sim: Sim,
+    containers: BTreeMap<String, AttachmentId>,
+    /// Pods to be deleted at the API server once it is back.
+    orphans: Vec<String>,
+    tries: u64,
+}
+
+impl From<Violation> for ArmError {
+    fn from(violation: Violation) -> ArmError {
+        ArmError(format!("an invariant was violated: {violation}"))
+    }
+}
+
+fn error(message: String) -> ArmError {
+    ArmError(message)
+}
+
+impl SimArm {
+    /// A cluster whose agents run.
+    #[must_use]
+    pub fn new(config: Config) -> SimArm {
+        let mut sim = Sim::new(config);
+        for node in 0..sim.nodes() {
+            sim.start_agent(node);
+        }
+        SimArm::of(sim)
+    }
+
+    /// A cluster as it is.
+    #[must_use]
+    pub fn of(sim: Sim) -> SimArm {
+        SimArm {
+            sim,
+            containers: BTreeMap::new(),
+            orphans: Vec::new(),
+            tries: 0,
+        }
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// The cluster, to do things to it.
+    pub fn sim_mut(&mut self) -> &mut Sim {
+        &mut self.sim
+    }
+
+    fn node(&self, name: &NodeName) -> Result<usize, ArmError> {
+        let node = (0..self.sim.nodes()).find(|node| self.sim.name(*node) == name);
+        node.ok_or_else(|| error(format!("there is no node {name}")))
+    }
+
+    fn place(&self, site: &Site) -> Result<(usize, Place), ArmError> {
+        Ok(match site {
+            Site::Node(name) => (self.node(name)?, Place::Node),
+            Site::Pod(pod) => (self.node(&pod.node)?, Place::Pod(netns(&pod.name))),
+        })
+    }
+
+    /// Calls the plugin and waits for what it says; None where no daemon answered.
+    fn call(&mut self, node: usize, call: &CniCall) -> Result<Option<CniResult>, ArmError> {
+        let Some(id) = self.sim.cni(node, call.clone(), CNI_TIMEOUT) else {
+            return Ok(None);
+        };
+        let epoch = self.sim.nodes[node].epoch;
+        self.sim.run_until(CNI_TIMEOUT, |sim| {
+            sim.nodes[node].epoch != epoch || sim.has_reply(node, id)
+        })?;
+        Ok(self.sim.reply(node, id))
+    }
+
+    fn add(&mut self, node: usize, name: &str, pod: &PodRef) -> Result<(AttachmentId, Added), ArmError> {
+        let begin = self.sim.elapsed();
+        loop {
+            self.tries += 1;
+            let id = AttachmentId {
+                container_id: format!("{name}-{}", self.tries),
+                ifname: "eth0".to_owned(),
+            };
+            let add = Add {
+                id: id.clone(),
+                netns: netns(name),
+                pod: Some(pod.clone()),
+            };
+            let answer = self.call(node, &CniCall::Add(add))?;
+            if let Some(Ok(Some(added))) = answer {
+                return Ok((id, added));
+            }
+            let late = self.sim.elapsed().saturating_sub(begin) >= KUBELET_PATIENCE;
+            match answer {
+                Some(Ok(None)) => return Err(error(format!("ADD of {name}: no result"))),
+                Some(Err(e)) if late || !is_passing(e.code) => {
+                    return Err(error(format!("ADD of {name}: {e}")));
+                }
+                None if late => return Err(error(format!("ADD of {name}: no daemon answers"))),
+                _ => {}
+            }
+            // A runtime takes down what it could not set up, and comes again with a sandbox of another name.
+            self.call(node, &CniCall::Del(id))?;
+            self.sim.run_for(KUBELET_PAUSE)?;
+        }
+    }
+
+    fn del(&mut self, node: usize, id: &AttachmentId) -> Result<(), ArmError> {
+        let begin = self.sim.elapsed();
+        loop {
+            let answer = self.call(node, &CniCall::Del(id.clone()))?;
+            if matches!(answer, Some(Ok(_))) {
+                return Ok(());
+            }
+            if self.sim.elapsed().saturating_sub(begin) >= KUBELET_PATIENCE {
+                return Err(error(format!("DEL of {id}: {answer:?}")));
+            }
+            self.sim.run_for(KUBELET_PAUSE)?;
+        }
+    }
+
+    fn delete_object(&mut self, name: &str) -> Result<(), ArmError> {
+        let request = Request::delete(format!("/api/v1/namespaces/default/pods/{name}"));
+        self.sim.admin(request).map(|_| ()).map_err(error)
+    }
+}
+
+fn is_passing(error: u32) -> bool {
+    matches!(
+        error,
+        code::TRY_AGAIN | code::NOT_AVAILABLE | code::IO | code::KERNEL
+    )
+}
+
+fn netns(pod: &str) -> String {
+    format!("/run/netns/{pod}")
+}
+
+impl Arm for SimArm {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
+    fn nodes(&self) -> Vec<NodeName> {
+        (0..self.sim.nodes())
+            .map(|node| self.sim.name(node).clone())
+            .collect()
+    }
+
+    fn node_addresses(&self, node: &NodeName) -> Vec<IpAddr> {
+        self.node(node)
+            .map(|node| self.sim.nodes[node].addresses.clone())
+            .unwrap_or_default()
+    }
+
+    fn can(&self, kind: ProbeKind) -> bool {
+        kind != ProbeKind::Tcp
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.sim.elapsed()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        // A violation stays: the next call that can fail tells it.
+        let _ = self.sim.run_for(time);
+    }
+
+    fn wait_ready(&mut self, node: &NodeName, within: Duration) -> Result<(), ArmError> {
+        let number = self.node(node)?;
+        if self.sim.run_until(within, |sim| sim.is_ready(number))? {
+            return Ok(());
+        }
+        let problems = self.sim.status(number).map(|s| s.problems).unwrap_or_default();
+        let problems: Vec<String> = problems
+            .into_iter()
+            .map(|p| format!("{}: {}", p.subject, p.message))
+            .collect();
+        Err(error(format!(
+            "{node} is not ready after {within:?}: {}",
+            problems.join("; ")
+        )))
+    }
+
+    fn status(&mut self, node: &NodeName) -> Result<Status, ArmError> {
+        let number = self.node(node)?;
+        self.sim
+            .status(number)
+            .ok_or_else(|| error(format!("no agent runs on {node}")))
+    }
+
+    fn apply(&mut self, manifests: &str) -> Result<(), ArmError> {
+        let now = self.sim.api_time();
+        let loaded = self.sim.cluster.server.load_yaml(now, manifests);
+        self.sim.pump_api();
+        loaded.map(|_| ()).map_err(|e| error(e.to_string()))
+    }
+
+    fn add_pod(&mut self, node: &NodeName, name: &str) -> Result<Pod, ArmError> {
+        let number = self.node(node)?;
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app" }] },
+        });
+        let created = self
+            .sim
+            .admin(Request::create("/api/v1/namespaces/default/pods", &object))
+            .map_err(error)?;
+        let uid = created
+            .pointer("/metadata/uid")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let pod = PodRef {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid,
+        };
+        self.sim.nodes[number]
+            .kernel
+            .namespaces
+            .insert(netns(name), Default::default());
+        let (id, added) = self.add(number, name, &pod)?;
+        self.containers.insert(name.to_owned(), id);
+        let addresses = added.ips.iter().map(|(net, _)| net.ip()).collect();
+        Ok(Pod {
+            name: name.to_owned(),
+            node: node.clone(),
+            addresses,
+        })
+    }
+
+    fn delete_pod(&mut self, pod: &Pod) -> Result<(), ArmError> {
+        let node = self.node(&pod.node)?;
+        let unknown = || error(format!("there is no pod {}", pod.name));
+        let id = self.containers.remove(&pod.name).ok_or_else(unknown)?;
+        self.del(node, &id)?;
+        self.sim.nodes[node].kernel.remove_namespace(&netns(&pod.name));
+        if self.sim.cluster.up {
+            return self.delete_object(&pod.name);
+        }
+        self.orphans.push(pod.name.clone());
+        Ok(())
+    }
+
+    fn probe(&mut self, probes: &[Probe]) -> Result<Vec<Outcome>, ArmError> {
+        let mut tokens = Vec::with_capacity(probes.len());
+        for probe in probes {
+            let (node, place) = self.place(&probe.from)?;
+            tokens.push(
+                self.sim
+                    .send_probe(node, place, probe.to, probe.kind, probe.payload),
+            );
+        }
+        let patience = probes.iter().map(|p| p.timeout).max().unwrap_or_default();
+        let mut answered = 0;
+        self.sim.run_until(patience, |sim| {
+            while tokens
+                .get(answered)
+                .is_some_and(|token| sim.outcome(*token).is_some())
+            {
+                answered += 1;
+            }
+            answered == tokens.len()
+        })?;
+        Ok(tokens
+            .into_iter()
+            .map(|token| self.sim.forget_probe(token))
+            .collect())
+    }
+
+    fn start_stream(&mut self, from: &Pod, to: &Pod, interval: Duration) -> Result<usize, ArmError> {
+        let (node, place) = self.place(&Site::Pod(from.clone()))?;
+        let to = to
+            .addresses
+            .first()
+            .ok_or_else(|| error(format!("{} has no address", to.name)))?;
+        Ok(self.sim.start_stream(node, place, *to, interval))
+    }
+
+    fn stop_stream(&mut self, stream: usize) -> Result<StreamReport, ArmError> {
+        self.sim.stop_stream(stream);
+        self.sim.run_for(Duration::from_secs(1))?;
+        self.sim
+            .stream(stream)
+            .ok_or_else(|| error(format!("there is no stream {stream}")))
+    }
+
+    fn kill_agent(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let node = self.node(node)?;
+        self.sim.kill_agent(node);
+        Ok(())
+    }
+
+    fn start_agent(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let node = self.node(node)?;
+        self.sim.start_agent(node);
+        Ok(())
+    }
+
+    fn attachments(&mut self, node: &NodeName) -> Result<Vec<String>, ArmError> {
+        let status = self.status(node)?;
+        Ok(status.attachments.into_iter().map(|a| a.container_id).collect())
+    }
+
+    fn annotate(&mut self, node: &NodeName, annotations: &[(&str, Option<&str>)]) -> Result<(), ArmError> {
+        let annotations: Value = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+            .collect();
+        let patch = json!({ "metadata": { "annotations": annotations } });
+        let request = Request::merge_patch(format!("/api/v1/nodes/{node}"), &patch);
+        self.sim.admin(request).map(|_| ()).map_err(error)
+    }
+
+    fn set_api_server(&mut self, up: bool) -> Result<(), ArmError> {
+        self.sim.set_api_server(up);
+        if up {
+            for name in std::mem::take(&mut self.orphans) {
+                self.delete_object(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn recreate_node(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let number = self.node(node)?;
+        self.sim
+            .admin(Request::delete(format!("/api/v1/nodes/{node}")))
+            .map_err(error)?;
+        self.sim.run_for(Duration::from_secs(1))?;
+        self.sim.create_node(number).map_err(error)
+    }
+
+    fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {
+        let node = self.node(&to.node)?;
+        let sent = to
+            .addresses
+            .iter()
+            .filter_map(|address| self.sim.neighbour(node, *address, 7));
+        let tokens: Vec<u64> = sent.collect();
+        self.sim.run_for(Duration::from_secs(1))?;
+        Ok(tokens.into_iter().any(|token| self.sim.arrived(token)))
+    }
+
+    fn send_control_marker(&mut self) -> Result<(), ArmError> {
+        for address in config::underlay_addresses(0) {
+            self.sim.neighbour(0, address, DISCARD);
+        }
+        Ok(())
+    }
+
+    fn underlay(&mut self) -> Result<UnderlayReport, ArmError> {
+        self.sim.run_for(Duration::ZERO)?;
+        Ok(self.sim.capture.seen.clone())
+    }
+
+    fn residue(&mut self) -> Result<Vec<String>, ArmError> {
+        let left = self.sim.nodes.iter().flat_map(|node| {
+            let leases = node.store.keys().map(|id| format!("lease of {id}"));
+            let all = node
+                .kernel
+                .residue()
+                .into_iter()
+                .chain(leases)
+                .map(|what| format!("{}: {what}", node.name));
+            all.collect::<Vec<_>>()
+        });
+        Ok(left.collect())
+    }
+}

@@ -1,0 +1,82 @@
+//! What a simulated cluster is made of.
+
+use crate::underlay::Link;
+use ipnetwork::IpNetwork;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// The largest cluster: what the underlay's IPv4 prefix numbers.
+pub const NODES_MAX: usize = 4000;
+
+/// Configuration of a simulated cluster. Two runs of the same configuration are the same run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many nodes, named `node-1` and on.
+    pub nodes: usize,
+    /// All chance derives from it: keys, jitter, loss.
+    pub seed: u64,
+    /// How the underlay's links behave, until they are told otherwise.
+    pub link: Link,
+    /// One way between a node and the API server.
+    pub api_latency: Duration,
+    /// How long one kernel operation takes.
+    pub kernel_latency: Duration,
+    /// How long the lease store takes until what it wrote is durable.
+    pub store_latency: Duration,
+    /// How often agents observe their kernel again.
+    pub resync: Duration,
+    /// Whether Nodes are given pod CIDRs when they are created, as the controller manager does.
+    pub node_ipam: bool,
+    /// Whether a text of the trace is kept, for people.
+    pub keep_trace: bool,
+}
+
+impl Config {
+    /// A cluster of so many nodes.
+    #[must_use]
+    pub fn new(nodes: usize, seed: u64) -> Config {
+        Config {
+            nodes: nodes.min(NODES_MAX),
+            seed,
+            link: Link::default(),
+            api_latency: Duration::from_micros(500),
+            kernel_latency: Duration::from_micros(20),
+            store_latency: Duration::from_millis(1),
+            resync: Duration::from_secs(60),
+            node_ipam: true,
+            keep_trace: false,
+        }
+    }
+}
+
+/// The cluster's pod CIDRs.
+pub(crate) fn pod_cidrs() -> [IpNetwork; 2] {
+    ["10.128.0.0/10", "fd00:10:244::/48"]
+        .map(|net| net.parse().expect("a pod CIDR of the simulator is a prefix"))
+}
+
+/// Prefix lengths of a node's part of them.
+pub(crate) const NODE_PREFIXES: [u8; 2] = [24, 64];
+
+/// The cluster's service CIDRs.
+pub(crate) fn service_cidrs() -> [IpNetwork; 2] {
+    ["10.96.0.0/16", "fd00:10:96::/112"]
+        .map(|net| net.parse().expect("a service CIDR of the simulator is a prefix"))
+}
+
+/// The underlay's prefixes.
+pub(crate) fn underlay_cidrs() -> [IpNetwork; 2] {
+    ["192.168.0.0/16", "fd00:192:168::/64"]
+        .map(|net| net.parse().expect("the simulator's underlay is a prefix"))
+}
+
+/// The underlay addresses of the host on this port.
+pub(crate) fn underlay_addresses(port: usize) -> Vec<IpAddr> {
+    let host = u32::try_from(port).unwrap_or(u32::MAX) + 0x10;
+    let v4 = Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 0, 0).to_bits() + host);
+    let v6 = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0);
+    vec![
+        v4.into(),
+        Ipv6Addr::from_bits(v6.to_bits() + u128::from(host)).into(),
+    ]
+}
