@@ -9,6 +9,10 @@ pub mod agent;
 pub mod config;
 pub mod event;
 
+mod errno;
+mod jitter;
+mod ops;
+mod timers;
 pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 pub use agent::NodeAgent;
 pub use config::{Config, Endpoints, Identity};
