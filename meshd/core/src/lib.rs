@@ -9,6 +9,8 @@ pub mod agent;
 pub mod config;
 pub mod event;
 
+mod bounds;
+mod claims;
 mod errno;
 mod jitter;
 mod ops;
