@@ -1,0 +1,94 @@
+//! The pods that the API server has bound to this node: ADD waits for its pod to be seen here.
+
+use meshd_model::PodRef;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Name = (String, String);
+
+/// Seen pods; several incarnations of a name while the older one goes away.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pods {
+    uids: BTreeMap<Name, BTreeSet<String>>,
+    /// While a list runs: the pods that it has not named yet.
+    unnamed: Option<BTreeSet<PodRef>>,
+    synced: bool,
+}
+
+impl Pods {
+    pub(crate) fn reset(&mut self) {
+        let all = self.uids.iter().flat_map(|((namespace, name), uids)| {
+            uids.iter().map(|uid| PodRef {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                uid: uid.clone(),
+            })
+        });
+        self.unnamed = Some(all.collect());
+    }
+
+    pub(crate) fn synced(&mut self) {
+        self.synced = true;
+        for pod in self.unnamed.take().unwrap_or_default() {
+            self.delete(&pod);
+        }
+    }
+
+    /// Whether a list was complete once.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    pub(crate) fn apply(&mut self, pod: PodRef) {
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.remove(&pod);
+        }
+        self.uids
+            .entry((pod.namespace, pod.name))
+            .or_default()
+            .insert(pod.uid);
+    }
+
+    pub(crate) fn delete(&mut self, pod: &PodRef) {
+        let name = (pod.namespace.clone(), pod.name.clone());
+        if let Some(uids) = self.uids.get_mut(&name) {
+            uids.remove(&pod.uid);
+            if uids.is_empty() {
+                self.uids.remove(&name);
+            }
+        }
+    }
+
+    /// Whether the pod was seen; any incarnation will do where the runtime named none.
+    pub(crate) fn has(&self, pod: &PodRef) -> bool {
+        self.uids
+            .get(&(pod.namespace.clone(), pod.name.clone()))
+            .is_some_and(|uids| pod.uid.is_empty() || uids.contains(&pod.uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, uid: &str) -> PodRef {
+        PodRef {
+            namespace: "default".into(),
+            name: name.into(),
+            uid: uid.into(),
+        }
+    }
+
+    #[test]
+    fn a_list_forgets_what_it_does_not_name() {
+        let mut pods = Pods::default();
+        pods.apply(pod("a", "1"));
+        pods.apply(pod("b", "2"));
+        assert!(pods.has(&pod("a", "1")) && pods.has(&pod("a", "")) && !pods.has(&pod("a", "2")));
+        pods.reset();
+        pods.apply(pod("b", "2"));
+        assert!(pods.has(&pod("a", "1")), "kept until the list is complete");
+        pods.synced();
+        assert!(!pods.has(&pod("a", "1")) && pods.has(&pod("b", "2")));
+    }
+}
