@@ -1,9 +1,23 @@
-//! The agent itself.
+//! The agent itself: takes events in, and hands them to the modules that know what follows.
 
+use crate::action::{ActionId, KernelOp, Resource};
+use crate::attach::requests::{Requests, Stage};
+use crate::attach::table::Attachments;
+use crate::bounds::Bounds;
+use crate::event::{Failure, KernelEvent, KubeEvent, StoreEvent};
+use crate::jitter::Jitter;
+use crate::nodes::Nodes;
+use crate::observed::Observed;
+use crate::ops::{Ops, Task};
+use crate::own::{Local, Own};
+use crate::pods::Pods;
+use crate::publish::Publisher;
+use crate::timers::Timers;
 use crate::{Action, Config, Event, TimerKind};
-use meshd_model::status::Status;
-use meshd_model::{Boot, Now};
+use meshd_model::net::Family;
+use meshd_model::{AttachmentId, Boot, Now, OwnNode};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
 
 /// One node's agent.
 ///
@@ -12,45 +26,345 @@ use serde::{Deserialize, Serialize};
 /// either, call [`poll_action`](Self::poll_action) until it gives nothing, then `poll_timeout` again. `now` never
 /// runs backwards in its boot part.
 ///
-/// The agent serialises whole: that is the snapshot at the head of each segment of a recording.
+/// Kernel and store actions are carried out in the order given, and their outcomes come back in that order.
+///
+/// The agent serialises whole: that is the snapshot at the head of each segment of a recording. Its maps have keys
+/// that are no strings, so the format must allow that (CBOR does, JSON does not).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeAgent {
-    config: Config,
+    pub(crate) config: Config,
+    pub(crate) bounds: Bounds,
+    pub(crate) jitter: Jitter,
+    pub(crate) timers: Timers,
+    pub(crate) ops: Ops,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) dirty: BTreeSet<Resource>,
+    /// How many keys were reconciled since the start.
+    pub(crate) reconciled: u64,
+    /// Whether the node was fail-closed, and the gate open, when everything was last marked.
+    pub(crate) gates: (bool, bool),
+
+    pub(crate) observed: Observed,
+    pub(crate) observe_wanted: bool,
+    pub(crate) own: Own,
+    pub(crate) local: Local,
+    /// Families in which this node can be reached.
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) nodes: Nodes,
+    pub(crate) publisher: Publisher,
+    pub(crate) pods: Pods,
+    pub(crate) attachments: Attachments,
+    pub(crate) requests: Requests,
+    /// Why the API server cannot be reached.
+    pub(crate) api_away: Option<String>,
 }
 
 impl NodeAgent {
     /// An agent that knows nothing yet; its first actions load the store and observe the kernel.
     #[must_use]
-    pub fn new(config: Config, _seed: u64, _now: Now) -> Self {
-        Self { config }
+    pub fn new(config: Config, seed: u64, now: Now) -> Self {
+        let mut agent = Self {
+            bounds: Bounds::new(&config.cluster_pod_cidrs, &config.service_cidrs),
+            jitter: Jitter::new(seed),
+            timers: Timers::default(),
+            ops: Ops::default(),
+            actions: VecDeque::new(),
+            dirty: BTreeSet::from([Resource::Store, Resource::Kernel]),
+            reconciled: 0,
+            gates: (false, false),
+            observed: Observed::default(),
+            observe_wanted: true,
+            own: Own::default(),
+            local: Local::default(),
+            families: BTreeSet::new(),
+            nodes: Nodes::default(),
+            publisher: Publisher::default(),
+            pods: Pods::default(),
+            attachments: Attachments::new(config.address_rest),
+            requests: Requests::new(),
+            api_away: None,
+            config,
+        };
+        agent.arm_resync(now.boot);
+        agent.settle(now);
+        agent
     }
 
     /// Takes in one event.
-    pub fn handle_event(&mut self, _now: Now, _event: Event) {}
+    pub fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Kube(event) => self.handle_kube(now, event),
+            Event::Kernel(event) => self.handle_kernel(now, event),
+            Event::Store(event) => self.handle_store(now, event),
+            Event::Cni(event) => self.handle_cni(now, event),
+        }
+        self.settle(now);
+    }
 
     /// Does what has come due.
-    pub fn handle_timeout(&mut self, _now: Now) {}
+    pub fn handle_timeout(&mut self, now: Now) {
+        // Each timer fires once a call, also where what it does sets it to a time that is past.
+        let mut due = Vec::new();
+        while let Some(kind) = self.timers.pop_due(now.boot) {
+            due.push(kind);
+        }
+        for kind in due {
+            match kind {
+                TimerKind::Resync => {
+                    self.arm_resync(now.boot);
+                    self.want_observation();
+                }
+                TimerKind::Retry(resource) => self.mark(resource),
+                TimerKind::Deadline(request) => self.expire(request),
+                TimerKind::Rest => self.resume(now, Stage::Address),
+            }
+        }
+        self.settle(now);
+    }
 
     /// The next thing to be done.
     pub fn poll_action(&mut self) -> Option<Action> {
-        None
+        self.actions.pop_front()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Boot, TimerKind)> {
-        None
-    }
-
-    /// What `meshctl status` shows.
-    #[must_use]
-    pub fn status(&self, _now: Now) -> Status {
-        unreachable!("{:?}", self.config)
+        self.timers.first()
     }
 
     /// Whether ADD can succeed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        false
+        self.why_not_ready().is_none()
+    }
+
+    /// How many keys were compared with the kernel since the start: the measure of what an event costs.
+    #[must_use]
+    pub fn reconciled_keys(&self) -> u64 {
+        self.reconciled
+    }
+
+    fn arm_resync(&mut self, now: Boot) {
+        let after = self.jitter.spread(self.config.resync);
+        self.timers.set(TimerKind::Resync, now + after);
+    }
+
+    fn want_observation(&mut self) {
+        self.observe_wanted = true;
+        self.mark(Resource::Kernel);
+    }
+
+    fn handle_kube(&mut self, now: Now, event: KubeEvent) {
+        if !matches!(event, KubeEvent::Unreachable { .. } | KubeEvent::Failed { .. }) {
+            self.api_away = None;
+        }
+        match event {
+            KubeEvent::NodesReset => self.nodes.reset(),
+            // The own Node is known whole from its own watch.
+            KubeEvent::NodeApplied(meta) if meta.name == self.config.node => {}
+            KubeEvent::NodeApplied(meta) => {
+                let touched = self.nodes.apply(meta, &self.bounds);
+                self.nodes_changed(now, touched);
+            }
+            KubeEvent::NodeDeleted(name) => {
+                let touched = self.nodes.delete(&name);
+                self.nodes_changed(now, touched);
+            }
+            KubeEvent::NodesSynced => {
+                let touched = self.nodes.synced();
+                self.nodes_changed(now, touched);
+            }
+            KubeEvent::OwnNode(node) => self.own_node(now, node),
+            KubeEvent::OwnNodeDeleted => {
+                self.own.deleted = true;
+                self.mark(Resource::Annotations);
+            }
+            KubeEvent::PodsReset => self.pods.reset(),
+            KubeEvent::PodApplied(pod) => {
+                self.pods.apply(pod);
+                self.resume(now, Stage::Pod);
+            }
+            KubeEvent::PodDeleted(pod) => self.pods.delete(&pod),
+            KubeEvent::PodsSynced => self.pods.synced(),
+            KubeEvent::Unreachable { message } => self.api_away = Some(message),
+            KubeEvent::Applied(id) => self.outcome(now, &id, Ok(())),
+            KubeEvent::Failed { id, failure } => self.outcome(now, &id, Err(failure)),
+        }
+    }
+
+    fn handle_kernel(&mut self, now: Now, event: KernelEvent) {
+        match event {
+            KernelEvent::Observed(state) => {
+                self.observed.replace(*state);
+                self.ops.end_any(&Resource::Kernel);
+                self.ops.succeeded(&Resource::Kernel);
+                self.mark(Resource::Kernel);
+                self.refresh_local(now);
+                self.reserve_unexplained(now);
+                self.mark_all();
+            }
+            KernelEvent::Applied(id) => self.outcome(now, &id, Ok(())),
+            KernelEvent::Failed { id, failure } => self.outcome(now, &id, Err(failure)),
+        }
+    }
+
+    fn handle_store(&mut self, now: Now, event: StoreEvent) {
+        match event {
+            StoreEvent::Loaded { .. } if self.attachments.is_loaded() => {}
+            StoreEvent::Loaded { leases, damaged } => {
+                self.ops.end_any(&Resource::Store);
+                self.ops.succeeded(&Resource::Store);
+                self.attachments.load(leases, damaged);
+                self.reserve_unexplained(now);
+                self.mark_all();
+                self.resume(now, Stage::Store);
+            }
+            StoreEvent::Applied(id) => self.outcome(now, &id, Ok(())),
+            StoreEvent::Failed { id, failure } => self.outcome(now, &id, Err(failure)),
+        }
+    }
+
+    fn own_node(&mut self, now: Now, node: OwnNode) {
+        if node.name != self.config.node {
+            return;
+        }
+        self.own.apply(node, &self.bounds);
+        self.refresh_local(now);
+        self.note_published(now.boot);
+        self.mark(Resource::Annotations);
+    }
+
+    fn nodes_changed(&mut self, now: Now, touched: crate::nodes::Touched) {
+        if touched == crate::nodes::Touched::default() {
+            return;
+        }
+        self.touched(touched);
+        self.refresh_local(now);
+    }
+
+    /// An input of what is derived for this node has changed: derives it again, and marks what follows.
+    fn refresh_local(&mut self, now: Now) {
+        let any_v6 = self.nodes.any_v6_endpoint();
+        let local = Local::new(
+            &self.config,
+            &self.own,
+            &self.bounds,
+            &self.observed.underlay,
+            any_v6,
+        );
+        let own_addresses: BTreeSet<_> = local
+            .node_addresses
+            .iter()
+            .copied()
+            .chain(self.observed.underlay.iter().map(|u| u.address))
+            .collect();
+        if own_addresses != self.bounds.own {
+            self.bounds.own = own_addresses;
+            self.nodes.revalidate(&self.bounds);
+            self.mark_all();
+        }
+        if let Some(claimant) = self.own.claimant() {
+            let touched = self.nodes.set_own(claimant, local.claims());
+            self.touched(touched);
+        }
+        if local != self.local {
+            // What was desired before has to go, what is desired now has to come.
+            self.mark_all();
+            self.families = local.families();
+            self.local = local;
+            self.mark_all();
+        }
+        let usable: Vec<_> = self
+            .local
+            .cidrs
+            .iter()
+            .copied()
+            .filter(|c| self.nodes.senior_to_own(*c).is_none())
+            .collect();
+        if usable != self.attachments.allocator.ranges() {
+            self.attachments.allocator.set_ranges(&usable);
+            self.resume(now, Stage::Address);
+        }
+    }
+
+    /// What a task that begins needs to have noted.
+    pub(crate) fn note_begun(&mut self, task: &Task) {
+        match task {
+            Task::Kernel(KernelOp::Observe) => self.observe_wanted = false,
+            Task::Kernel(KernelOp::SetPeer(peer)) => {
+                let published = self
+                    .desired_peer(&peer.public_key)
+                    .map_or(peer.endpoint, |p| p.endpoint);
+                self.observed
+                    .endpoints_intended
+                    .insert(peer.public_key, published);
+            }
+            _ => {}
+        }
+    }
+
+    /// An action has ended. One that is not awaited (of an older generation) changes nothing.
+    fn outcome(&mut self, now: Now, id: &ActionId, result: Result<(), Failure>) {
+        let has_answer_of_its_own = matches!(id.resource, Resource::Kernel | Resource::Store);
+        if has_answer_of_its_own && result.is_ok() {
+            return;
+        }
+        let Some(task) = self.ops.end(id) else { return };
+        if result.is_ok() {
+            self.ops.succeeded(&id.resource);
+            self.carried_out(&task);
+        }
+        let failure = match &id.resource {
+            Resource::Attachment(attachment) => self.attachment_outcome(now, attachment, &task, result),
+            _ => result.err(),
+        };
+        if let Some(failure) = failure {
+            self.failed(now, id.resource.clone(), task, failure);
+        }
+        if let Resource::Attachment(attachment) = &id.resource {
+            self.attachment_settled(now, attachment);
+        }
+        self.mark(id.resource.clone());
+    }
+
+    fn carried_out(&mut self, task: &Task) {
+        match task {
+            Task::Kernel(op) => {
+                self.observed.apply(op);
+                if matches!(op, KernelOp::SetDevice(_)) {
+                    // Its kind and its port are published only as they were seen.
+                    self.want_observation();
+                }
+            }
+            Task::Publish { uid, annotations } => {
+                self.publisher.published(annotations.clone());
+                if let Some(node) = self.own.node.as_mut().filter(|n| n.uid == *uid) {
+                    node.published = Ok(annotations.clone());
+                }
+            }
+            Task::Load | Task::Put(_) | Task::Remove(_) => {}
+        }
+    }
+
+    fn failed(&mut self, now: Now, resource: Resource, task: Task, failure: Failure) {
+        if task == Task::Kernel(KernelOp::Observe) {
+            self.observe_wanted = true;
+        }
+        if let Task::Kernel(KernelOp::SetPeer(peer)) = &task {
+            self.observed.endpoints_intended.remove(&peer.public_key);
+        }
+        let until = self
+            .ops
+            .failed(now.boot, &mut self.jitter, resource.clone(), task, failure);
+        self.timers.set(TimerKind::Retry(resource), until);
+    }
+
+    /// An interface may be gone, or an address free, that was not before.
+    fn attachment_settled(&mut self, now: Now, id: &AttachmentId) {
+        if self.attachments.get(id).is_none() {
+            self.reserve_unexplained(now);
+            self.resume(now, Stage::Address);
+        }
     }
 }

@@ -3,26 +3,48 @@
 //! No clock, no randomness, no sockets, no tokio, no Kubernetes client: time and the seed are parameters, what
 //! the world says comes in as an [`Event`], what shall be done goes out as an [`Action`], and the outcome of an
 //! action comes back as an event. The same agent runs on a node (`meshd`) and in the simulator (`meshd-sim`).
+//!
+//! ```text
+//! agent       takes events in: updates what is known, marks keys
+//!   nodes       other nodes: annotations checked (bounds), overlaps resolved (claims)
+//!   own         this node: overlay addresses, endpoints, MTU, annotations
+//!   pods        pods that ADD may be asked for
+//!   observed    the agent's copy of the kernel
+//!   attach      ADD, DEL, CHECK, leases, requests
+//! reconcile   desired against observed for each marked key
+//!   peers, routes, publish, attach::lifecycle
+//! ops         outstanding actions, back-off
+//! status      what people see (problems, readiness)
+//! ```
 
 pub mod action;
 pub mod agent;
-pub mod config;
-pub mod event;
-
+mod attach;
 mod bounds;
 mod claims;
+pub mod config;
 mod errno;
+pub mod event;
 mod jitter;
 mod nodes;
 mod observed;
 mod ops;
 mod own;
+mod peers;
 mod pods;
+mod problems;
+mod publish;
+mod readiness;
+mod reconcile;
+mod routes;
+mod status;
 mod timers;
+
 pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 pub use agent::NodeAgent;
 pub use config::{Config, Endpoints, Identity};
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
+pub use routes::ROUTE_METRIC;
 
 /// Which timer a deadline belongs to: it travels with the deadline, so that a record shows why the agent woke.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

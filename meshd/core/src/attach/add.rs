@@ -1,0 +1,260 @@
+//! CNI ADD.
+
+use crate::TimerKind;
+use crate::action::Resource;
+use crate::agent::NodeAgent;
+use crate::attach::link::{host_ifname, macs};
+use crate::attach::requests::{Stage, error};
+use crate::attach::table::{AddStep, DelStep, State};
+use crate::event::{CniCall, RequestId};
+use ipnetwork::IpNetwork;
+use meshd_ipam::Exhausted;
+use meshd_model::cni::{Add, Added, CniError, code};
+use meshd_model::kernel::{IFNAME_MAX, POD_GATEWAY_V4, POD_GATEWAY_V6};
+use meshd_model::net::{Family, contains, host};
+use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Longest container id that is taken; runtimes use 64 characters.
+const CONTAINER_ID_MAX: usize = 256;
+/// Longest path (PATH_MAX, less its terminator).
+const PATH_MAX: usize = 4095;
+
+impl NodeAgent {
+    pub(crate) fn add(&mut self, now: Now, request: RequestId, add: Add) {
+        if let Err(refused) = validate(&add).and_then(|()| self.may_add(request, &add)) {
+            return self.reply(request, Err(refused));
+        }
+        if !add.pod.as_ref().is_none_or(|pod| self.pods.has(pod)) {
+            return self.wait_for(request, Stage::Pod);
+        }
+        match self.attachments.get(&add.id) {
+            Some(_) => self.finish_half_done(request, add),
+            None => self.begin_add(now, request, add),
+        }
+    }
+
+    /// Everything that speaks against this ADD before it begins.
+    fn may_add(&self, request: RequestId, add: &Add) -> Result<(), CniError> {
+        let id = &add.id;
+        let again = |msg: String| Err(error(code::TRY_AGAIN, msg, "the runtime will try again"));
+        match self.attachments.get(id).map(|a| &a.state) {
+            Some(State::Ready) => {
+                return Err(error(
+                    code::EXISTS,
+                    format!("{id} is attached already"),
+                    "the runtime must DEL it before it adds it again; nothing was changed",
+                ));
+            }
+            Some(State::Adding { .. }) => return again(format!("an ADD of {id} is under way")),
+            Some(State::Deleting { .. }) => return again(format!("{id} is still being taken down")),
+            Some(State::HalfDone) | None => {}
+        }
+        let rival = |(other, p): (&RequestId, &crate::attach::requests::Pending)| {
+            *other != request && matches!(&p.call, CniCall::Add(a) if a.id == *id)
+        };
+        if self.requests.iter().any(rival) {
+            return again(format!("an ADD of {id} is under way"));
+        }
+        if let Some(why) = self.why_not_ready() {
+            return Err(error(
+                code::TRY_AGAIN,
+                format!("meshd cannot add pods yet: {why}"),
+                "see `meshctl status`",
+            ));
+        }
+        if add.pod.is_none() && !self.config.allow_unnamed_pods {
+            return Err(error(
+                code::ENVIRONMENT,
+                format!("ADD of {id} names no pod"),
+                "set K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS, or allow_unnamed_pods in meshd's configuration",
+            ));
+        }
+        Ok(())
+    }
+
+    fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {
+        let ifname = host_ifname(&add.id);
+        if let Some(other) = self.attachments.by_ifname(&ifname) {
+            let clash = error(
+                code::CONFIG,
+                format!("interface {ifname} for {} belongs to {other}", add.id),
+                "two container ids hash alike: let the runtime make the sandbox again",
+            );
+            return self.reply(request, Err(clash));
+        }
+        let addresses = match self.allocate(now) {
+            Ok(addresses) => addresses,
+            Err(exhausted) => return self.exhausted(request, exhausted),
+        };
+        let (host_mac, mac) = macs(&add.id);
+        self.attachments.hold(&add.id, &addresses);
+        let lease = Lease {
+            id: add.id.clone(),
+            phase: LeasePhase::Adding,
+            pod: add.pod,
+            netns: add.netns,
+            host_ifname: ifname,
+            host_mac,
+            mac,
+            addresses,
+        };
+        self.attachments.insert(
+            lease,
+            State::Adding {
+                step: AddStep::Record,
+                request: Some(request),
+            },
+            false,
+        );
+        self.mark(Resource::Attachment(add.id));
+    }
+
+    /// One address of each family, IPv4 first; all or none.
+    fn allocate(&mut self, now: Now) -> Result<Vec<IpAddr>, Exhausted> {
+        let mut addresses = Vec::new();
+        for family in self.local.overlay.keys().copied().collect::<Vec<_>>() {
+            match self.attachments.allocator.allocate(now.boot, family) {
+                Ok(address) => addresses.push(address),
+                Err(exhausted) => {
+                    for address in addresses {
+                        self.attachments.allocator.release(now.boot, address);
+                    }
+                    return Err(exhausted);
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Waits for an address whose rest ends in time; refuses otherwise.
+    fn exhausted(&mut self, request: RequestId, exhausted: Exhausted) {
+        let rested = self.attachments.allocator.next_rested(exhausted.family);
+        let answer_by = self.requests.get(&request).map(|p| p.answer_by);
+        if let Some(at) = rested
+            && exhausted.resting > 0
+            && answer_by.is_some_and(|by| at < by)
+        {
+            self.timers.set(TimerKind::Rest, at);
+            return self.wait_for(request, Stage::Address);
+        }
+        let full = error(
+            code::EXHAUSTED,
+            exhausted.to_string(),
+            "delete pods of this node, or give it a larger pod CIDR",
+        );
+        self.reply(request, Err(full));
+    }
+
+    /// A former process died during this ADD: its lease is used, where its addresses still are the node's.
+    fn finish_half_done(&mut self, request: RequestId, add: Add) {
+        let (cidrs, families) = (&self.local.cidrs, self.local.overlay.len());
+        let Some(attachment) = self.attachments.get_mut(&add.id) else {
+            return;
+        };
+        let is_ours = |a: &IpAddr| cidrs.iter().any(|c| contains(*c, host(*a)));
+        if attachment.lease.addresses.len() == families && attachment.lease.addresses.iter().all(is_ours) {
+            attachment.lease.netns = add.netns;
+            attachment.lease.pod = add.pod;
+            attachment.state = State::Adding {
+                step: AddStep::Record,
+                request: Some(request),
+            };
+        } else {
+            let msg = format!(
+                "the half-done ADD of {} has addresses that the node no longer has",
+                add.id
+            );
+            let stale = error(code::TRY_AGAIN, msg, "it was undone: the runtime will try again");
+            let failed_add = Some((request, stale));
+            attachment.state = State::Deleting {
+                step: DelStep::Mark,
+                callers: BTreeSet::new(),
+                failed_add,
+            };
+        }
+        self.mark(Resource::Attachment(add.id));
+    }
+
+    /// What ADD answers.
+    pub(crate) fn added(&self, lease: &Lease) -> Added {
+        let gateway = |a: IpAddr| match Family::of(a) {
+            Family::V4 => IpAddr::V4(POD_GATEWAY_V4),
+            Family::V6 => IpAddr::V6(POD_GATEWAY_V6),
+        };
+        Added {
+            host_ifname: lease.host_ifname.clone(),
+            host_mac: lease.host_mac,
+            mac: lease.mac,
+            ips: lease
+                .addresses
+                .iter()
+                .map(|a| (IpNetwork::from(*a), gateway(*a)))
+                .collect(),
+            mtu: self.local.mtu.unwrap_or_default(),
+        }
+    }
+
+    /// The answer to an ADD whose pod did not show up.
+    pub(crate) fn pod_not_seen(&self, add: &Add) -> CniError {
+        let pod = add.pod.as_ref().map(ToString::to_string).unwrap_or_default();
+        let details = match &self.api_away {
+            Some(message) => {
+                format!("the API server cannot be reached: {message}; the runtime will try again")
+            }
+            None => {
+                "the API server has not shown it to be bound to this node; the runtime will try again".into()
+            }
+        };
+        error(
+            code::TRY_AGAIN,
+            format!("pod {pod} of {} has not been seen yet", add.id),
+            details,
+        )
+    }
+}
+
+fn validate(add: &Add) -> Result<(), CniError> {
+    let AttachmentId { container_id, ifname } = &add.id;
+    if !is_container_id(container_id) {
+        return Err(error(
+            code::ENVIRONMENT,
+            format!("CNI_CONTAINERID {:?} is not a container id", cut(container_id)),
+            "it begins with a letter or a digit, then letters, digits, '_', '.' or '-', 256 at most",
+        ));
+    }
+    if !is_ifname(ifname) {
+        return Err(error(
+            code::ENVIRONMENT,
+            format!("CNI_IFNAME {:?} cannot name an interface of a pod", cut(ifname)),
+            "1 to 15 printable characters, no '/', ':' or space, and not \"lo\", \".\" or \"..\"",
+        ));
+    }
+    if !add.netns.starts_with('/') || add.netns.len() > PATH_MAX || add.netns.contains('\0') {
+        return Err(error(
+            code::ENVIRONMENT,
+            format!("CNI_NETNS {:?} is not a path", cut(&add.netns)),
+            "the runtime must give the absolute path of the pod's network namespace",
+        ));
+    }
+    Ok(())
+}
+
+/// CNI specification 1.1.0, section 2: parameters.
+fn is_container_id(text: &str) -> bool {
+    text.len() <= CONTAINER_ID_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+fn is_ifname(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
+    (1..=IFNAME_MAX).contains(&text.len()) && text.bytes().all(allowed) && !["lo", ".", ".."].contains(&text)
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
+}

@@ -1,0 +1,329 @@
+//! An attachment's next step, and what the outcome of a step leads to.
+
+use crate::action::{KernelOp, Resource};
+use crate::agent::NodeAgent;
+use crate::attach::link::{difference, link, unexplained};
+use crate::attach::requests::error;
+use crate::attach::table::{AddStep, Attachment, DelStep, State};
+use crate::errno::{EEXIST, ENOENT};
+use crate::event::{Failure, RequestId};
+use crate::ops::Task;
+use crate::reconcile::Plan;
+use meshd_model::cni::{CniError, code};
+use meshd_model::kernel::PodLink;
+use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
+use std::collections::BTreeSet;
+
+impl NodeAgent {
+    pub(crate) fn plan_attachment(&mut self, id: &AttachmentId) -> Plan {
+        self.roll_back_if_abandoned(id);
+        let Some(attachment) = self.attachments.get(id) else {
+            return self.plan_orphan(id);
+        };
+        match &attachment.state {
+            State::HalfDone => Plan::Settled,
+            State::Ready => self.plan_link(attachment),
+            State::Adding { step, .. } => self.plan_add(attachment, *step),
+            State::Deleting { step, .. } => Plan::Do(match step {
+                DelStep::Mark => put(attachment, LeasePhase::Deleting),
+                DelStep::Detach => Task::Kernel(KernelOp::DetachPod(self.link(attachment))),
+                DelStep::Remove => Task::Remove(id.clone()),
+            }),
+        }
+    }
+
+    fn plan_add(&self, attachment: &Attachment, step: AddStep) -> Plan {
+        match step {
+            AddStep::Record => Plan::Do(put(attachment, LeasePhase::Adding)),
+            AddStep::Attach if !self.is_fail_closed() => Plan::Hold,
+            AddStep::Attach => Plan::kernel(KernelOp::AttachPod(self.link(attachment))),
+            AddStep::Confirm => Plan::Do(put(attachment, LeasePhase::Ready)),
+        }
+    }
+
+    /// A running pod's link: mended where it differs, once enough is known to say so.
+    fn plan_link(&self, attachment: &Attachment) -> Plan {
+        if attachment.netns_gone {
+            return Plan::Settled;
+        }
+        if !self.gate() || self.local.mtu.is_none() {
+            return Plan::Hold;
+        }
+        let desired = self.link(attachment);
+        let there = self.observed.links.get(&desired.host_ifname);
+        let sources_differ = attachment
+            .host_addresses
+            .as_ref()
+            .is_some_and(|a| *a != desired.host_addresses);
+        if sources_differ || difference(&desired, there).is_some() {
+            Plan::kernel(KernelOp::AttachPod(desired))
+        } else {
+            Plan::Settled
+        }
+    }
+
+    /// A pod's interface that no lease explains is removed; not while a lease could not be read, for it may be of
+    /// a pod that runs.
+    fn plan_orphan(&self, id: &AttachmentId) -> Plan {
+        if !id.container_id.is_empty() || self.attachments.by_ifname(&id.ifname).is_some() {
+            return Plan::Gone;
+        }
+        let Some(state) = self.observed.links.get(&id.ifname) else {
+            return Plan::Gone;
+        };
+        if !self.gate() || !self.attachments.damaged().is_empty() {
+            return Plan::Hold;
+        }
+        Plan::kernel(KernelOp::DetachPod(unexplained(id, &id.ifname, state)))
+    }
+
+    fn link(&self, attachment: &Attachment) -> PodLink {
+        link(&attachment.lease, self.local.overlay_addresses(), self.local.mtu)
+    }
+
+    /// An ADD that nobody waits for any more is undone.
+    fn roll_back_if_abandoned(&mut self, id: &AttachmentId) {
+        if let Some(attachment) = self.attachments.get_mut(id)
+            && matches!(attachment.state, State::Adding { request: None, .. })
+        {
+            attachment.state = State::Deleting {
+                step: DelStep::Detach,
+                callers: BTreeSet::new(),
+                failed_add: None,
+            };
+        }
+    }
+
+    /// The caller is gone, or has its answer.
+    pub(crate) fn nobody_waits(&mut self, gone: RequestId, id: &AttachmentId) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        match &mut attachment.state {
+            State::Adding { request, .. } if *request == Some(gone) => {
+                *request = None;
+                self.mark(Resource::Attachment(id.clone()));
+            }
+            State::Deleting {
+                callers, failed_add, ..
+            } => {
+                callers.remove(&gone);
+                failed_add.take_if(|(request, _)| *request == gone);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in how a step ended. Returns the failure if the step is to be tried again.
+    pub(crate) fn attachment_outcome(
+        &mut self,
+        now: Now,
+        id: &AttachmentId,
+        task: &Task,
+        result: Result<(), Failure>,
+    ) -> Option<Failure> {
+        let host_addresses = self.local.overlay_addresses();
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return result.err();
+        };
+        match (&mut attachment.state, task) {
+            (State::Adding { step, request }, _) => match (*step, result) {
+                (AddStep::Record, Ok(())) => {
+                    attachment.recorded = true;
+                    *step = AddStep::Attach;
+                }
+                (AddStep::Attach, Ok(())) => {
+                    attachment.host_addresses = Some(attached_with(task).unwrap_or(host_addresses));
+                    *step = AddStep::Confirm;
+                }
+                (AddStep::Confirm, Ok(())) => {
+                    let request = *request;
+                    attachment.lease.phase = LeasePhase::Ready;
+                    self.confirmed(id, request);
+                }
+                (step, Err(failure)) => self.add_failed(now, id, step, &failure),
+            },
+            (State::Ready, Task::Kernel(KernelOp::AttachPod(_))) => match result {
+                Ok(()) => attachment.host_addresses = attached_with(task),
+                Err(failure) if failure.errno == Some(ENOENT) => attachment.netns_gone = true,
+                Err(failure) => return Some(failure),
+            },
+            (State::Deleting { .. }, _) => return self.deletion_outcome(now, id, task, result),
+            _ => {}
+        }
+        None
+    }
+
+    fn confirmed(&mut self, id: &AttachmentId, request: Option<RequestId>) {
+        let Some(request) = request else { return };
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        attachment.state = State::Ready;
+        let lease = attachment.lease.clone();
+        let added = self.added(&lease);
+        self.reply(request, Ok(Some(added)));
+    }
+
+    fn add_failed(&mut self, now: Now, id: &AttachmentId, step: AddStep, failure: &Failure) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        let State::Adding { request, .. } = attachment.state else {
+            return;
+        };
+        let told = add_error(&attachment.lease, step, failure);
+        let was_recorded = attachment.recorded;
+        if step == AddStep::Record {
+            // Nothing but the lease was begun, and that was not written.
+            if was_recorded {
+                attachment.state = State::HalfDone;
+            } else {
+                self.forget_attachment(now, id);
+            }
+            if let Some(request) = request {
+                self.reply(request, Err(told));
+            }
+            return;
+        }
+        let failed_add = request.map(|request| (request, told));
+        attachment.state = State::Deleting {
+            step: DelStep::Detach,
+            callers: BTreeSet::new(),
+            failed_add,
+        };
+    }
+
+    fn deletion_outcome(
+        &mut self,
+        now: Now,
+        id: &AttachmentId,
+        task: &Task,
+        result: Result<(), Failure>,
+    ) -> Option<Failure> {
+        let attachment = self.attachments.get_mut(id)?;
+        let State::Deleting { step, .. } = &mut attachment.state else {
+            return None;
+        };
+        match (*step, task, result) {
+            // A store that takes no mark does not keep the pod from being taken down.
+            (DelStep::Mark, Task::Put(lease), _) if lease.phase == LeasePhase::Deleting => {
+                *step = DelStep::Detach;
+            }
+            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Ok(())) => *step = DelStep::Remove,
+            (DelStep::Remove, Task::Remove(_), Ok(())) => self.deleted(now, id),
+            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Err(failure)) => {
+                self.deletion_failed(id, code::KERNEL, &failure);
+                return Some(failure);
+            }
+            (DelStep::Remove, Task::Remove(_), Err(failure)) => {
+                self.deletion_failed(id, code::IO, &failure);
+                return Some(failure);
+            }
+            // The last step of an ADD that the deletion has overtaken.
+            _ => {}
+        }
+        None
+    }
+
+    /// All of it is gone: everyone who waits is told.
+    fn deleted(&mut self, now: Now, id: &AttachmentId) {
+        let Some(attachment) = self.forget_attachment(now, id) else {
+            return;
+        };
+        let State::Deleting {
+            callers, failed_add, ..
+        } = attachment.state
+        else {
+            return;
+        };
+        for caller in callers {
+            self.reply(caller, Ok(None));
+        }
+        if let Some((request, told)) = failed_add {
+            self.reply(request, Err(told));
+        }
+    }
+
+    /// It is tried again in the background; whoever waits need not.
+    fn deletion_failed(&mut self, id: &AttachmentId, code: u32, failure: &Failure) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        let State::Deleting {
+            callers, failed_add, ..
+        } = &mut attachment.state
+        else {
+            return;
+        };
+        let (callers, failed_add) = (std::mem::take(callers), failed_add.take());
+        let told = error(
+            code,
+            format!("{id} could not be taken down"),
+            format!("{}; meshd tries again", failure.message),
+        );
+        for caller in callers {
+            self.reply(caller, Err(told.clone()));
+        }
+        if let Some((request, told)) = failed_add {
+            self.reply(request, Err(told));
+        }
+    }
+
+    fn forget_attachment(&mut self, now: Now, id: &AttachmentId) -> Option<Attachment> {
+        let attachment = self.attachments.remove(now.boot, id);
+        self.reserve_unexplained(now);
+        attachment
+    }
+
+    /// Keeps the addresses of interfaces that no lease explains from being handed out.
+    pub(crate) fn reserve_unexplained(&mut self, now: Now) {
+        if self.attachments.is_loaded() {
+            self.attachments.reserve(now.boot, self.observed.links.values());
+        }
+    }
+}
+
+fn put(attachment: &Attachment, phase: LeasePhase) -> Task {
+    Task::Put(Lease {
+        phase,
+        ..attachment.lease.clone()
+    })
+}
+
+fn attached_with(task: &Task) -> Option<Vec<std::net::IpAddr>> {
+    match task {
+        Task::Kernel(KernelOp::AttachPod(link)) => Some(link.host_addresses.clone()),
+        _ => None,
+    }
+}
+
+/// What an ADD that failed is told.
+fn add_error(lease: &Lease, step: AddStep, failure: &Failure) -> CniError {
+    let id = &lease.id;
+    let message = &failure.message;
+    if step != AddStep::Attach {
+        return error(
+            code::IO,
+            format!("the lease of {id} could not be written: {message}"),
+            "make room, or make meshd's state folder writable; nothing is left of this ADD",
+        );
+    }
+    match failure.errno {
+        Some(ENOENT) => error(
+            code::NETNS,
+            format!("the network namespace {} of {id} is gone: {message}", lease.netns),
+            "the runtime must make a new sandbox",
+        ),
+        Some(EEXIST) => error(
+            code::CONFIG,
+            format!("interface {} is taken in {}: {message}", id.ifname, lease.netns),
+            "another plugin of the chain made it: give each its own CNI_IFNAME",
+        ),
+        _ => error(
+            code::KERNEL,
+            format!("the kernel refused the link of {id}: {message}"),
+            "see `meshctl status`, and the kernel's log",
+        ),
+    }
+}

@@ -1,0 +1,23 @@
+//! Attachments of pods: ADD, DEL, CHECK, and the leases that make them durable.
+//!
+//! ```text
+//!            ADD                                        loaded from the store
+//!             |                                     Adding   Ready   Deleting
+//!   Record -> Attach -> Confirm -> Ready <-------------|-------'        |
+//!     |         |         |          | DEL          HalfDone            |
+//!     '---------'---------'----------'------------------|---------------'
+//!       failure, or nobody waits: roll back             | DEL, or finished by a retry of ADD
+//!                    Mark -> Detach -> Remove -> gone
+//! ```
+//!
+//! Record, Confirm and Mark write the lease, Attach and Detach are the kernel's part. A lease is written before its
+//! addresses are handed out and removed after the kernel's part is down, so an address is never held twice,
+//! whenever the process dies.
+
+pub(crate) mod add;
+pub(crate) mod check;
+pub(crate) mod del;
+pub(crate) mod lifecycle;
+pub(crate) mod link;
+pub(crate) mod requests;
+pub(crate) mod table;

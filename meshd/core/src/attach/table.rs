@@ -1,0 +1,214 @@
+//! The attachments that there are, and who holds which address.
+
+use crate::event::RequestId;
+use meshd_ipam::Allocator;
+use meshd_model::cni::CniError;
+use meshd_model::kernel::PodLinkState;
+use meshd_model::{AttachmentId, Boot, Lease, LeasePhase};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// One attachment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Attachment {
+    pub(crate) lease: Lease,
+    pub(crate) state: State,
+    /// Whether the store has a lease of it for certain.
+    pub(crate) recorded: bool,
+    /// The node's addresses that its link was last given; None if that was before the agent started.
+    pub(crate) host_addresses: Option<Vec<IpAddr>>,
+    /// The pod's namespace is gone: nothing to be done until DEL comes.
+    pub(crate) netns_gone: bool,
+}
+
+/// Where it stands: see the picture in [`crate::attach`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum State {
+    /// ADD is under way; nobody waits for it any more if `request` is none.
+    Adding {
+        step: AddStep,
+        request: Option<RequestId>,
+    },
+    /// A former process died during its ADD.
+    HalfDone,
+    /// ADD has succeeded.
+    Ready,
+    /// It goes: `callers` of DEL are waiting, and perhaps an ADD that failed, with what it is to be told.
+    Deleting {
+        step: DelStep,
+        callers: BTreeSet<RequestId>,
+        failed_add: Option<(RequestId, CniError)>,
+    },
+}
+
+/// What ADD is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AddStep {
+    /// Writing the lease as Adding.
+    Record,
+    /// Making the link.
+    Attach,
+    /// Writing the lease as Ready.
+    Confirm,
+}
+
+/// What DEL is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DelStep {
+    /// Writing the lease as Deleting.
+    Mark,
+    /// Taking the link down.
+    Detach,
+    /// Removing the lease.
+    Remove,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Attachments {
+    loaded: bool,
+    /// Leases that the store could not read, one line each.
+    damaged: Vec<String>,
+    by_id: BTreeMap<AttachmentId, Attachment>,
+    by_ifname: BTreeMap<String, AttachmentId>,
+    pub(crate) allocator: Allocator,
+    held: BTreeMap<IpAddr, AttachmentId>,
+    /// Addresses that interfaces in the kernel have and no attachment holds.
+    reserved: BTreeSet<IpAddr>,
+}
+
+impl Attachments {
+    pub(crate) fn new(rest: Duration) -> Self {
+        Self {
+            loaded: false,
+            damaged: Vec::new(),
+            by_id: BTreeMap::new(),
+            by_ifname: BTreeMap::new(),
+            allocator: Allocator::new(rest),
+            held: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    pub(crate) fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &AttachmentId> {
+        self.by_id.keys()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&AttachmentId, &Attachment)> {
+        self.by_id.iter()
+    }
+
+    pub(crate) fn get(&self, id: &AttachmentId) -> Option<&Attachment> {
+        self.by_id.get(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: &AttachmentId) -> Option<&mut Attachment> {
+        self.by_id.get_mut(id)
+    }
+
+    /// Whose the host's end of this name is.
+    pub(crate) fn by_ifname(&self, name: &str) -> Option<&AttachmentId> {
+        self.by_ifname.get(name)
+    }
+
+    /// Takes in what the store holds.
+    pub(crate) fn load(&mut self, leases: Vec<Lease>, damaged: Vec<String>) {
+        self.loaded = true;
+        self.damaged = damaged;
+        for lease in leases {
+            if self.by_id.contains_key(&lease.id) || self.by_ifname.contains_key(&lease.host_ifname) {
+                self.damaged.push(format!(
+                    "a second lease of {}, on {}",
+                    lease.id, lease.host_ifname
+                ));
+                continue;
+            }
+            let state = match lease.phase {
+                LeasePhase::Adding => State::HalfDone,
+                LeasePhase::Ready => State::Ready,
+                LeasePhase::Deleting => State::Deleting {
+                    step: DelStep::Detach,
+                    callers: BTreeSet::new(),
+                    failed_add: None,
+                },
+            };
+            for address in &lease.addresses {
+                if self.allocator.take(*address).is_ok() {
+                    self.held.insert(*address, lease.id.clone());
+                }
+            }
+            self.insert(lease, state, true);
+        }
+    }
+
+    pub(crate) fn insert(&mut self, lease: Lease, state: State, recorded: bool) {
+        self.by_ifname.insert(lease.host_ifname.clone(), lease.id.clone());
+        let id = lease.id.clone();
+        let attachment = Attachment {
+            lease,
+            state,
+            recorded,
+            host_addresses: None,
+            netns_gone: false,
+        };
+        let before = self.by_id.insert(id, attachment);
+        assert!(before.is_none(), "an attachment was replaced by another");
+    }
+
+    /// Notes that the allocator gave these addresses to an attachment.
+    pub(crate) fn hold(&mut self, id: &AttachmentId, addresses: &[IpAddr]) {
+        for address in addresses {
+            let before = self.held.insert(*address, id.clone());
+            assert!(
+                before.is_none(),
+                "{address} is held twice: by {before:?} and {id}"
+            );
+        }
+    }
+
+    /// Whether the attachment is the one that holds this address.
+    pub(crate) fn holds(&self, id: &AttachmentId, address: IpAddr) -> bool {
+        self.held.get(&address) == Some(id)
+    }
+
+    /// Forgets an attachment; its addresses rest.
+    pub(crate) fn remove(&mut self, now: Boot, id: &AttachmentId) -> Option<Attachment> {
+        let attachment = self.by_id.remove(id)?;
+        self.by_ifname.remove(&attachment.lease.host_ifname);
+        for address in &attachment.lease.addresses {
+            if self.holds(id, *address) {
+                self.held.remove(address);
+                self.allocator.release(now, *address);
+            }
+        }
+        Some(attachment)
+    }
+
+    /// Keeps addresses that interfaces have, and no attachment holds, from being handed out until they are gone.
+    pub(crate) fn reserve<'a>(&mut self, now: Boot, links: impl Iterator<Item = &'a PodLinkState>) {
+        let seen: BTreeSet<_> = links
+            .flat_map(|l| &l.addresses)
+            .copied()
+            .filter(|a| !self.held.contains_key(a))
+            .collect();
+        for address in self.reserved.difference(&seen).copied().collect::<Vec<_>>() {
+            self.reserved.remove(&address);
+            self.allocator.release(now, address);
+        }
+        for address in seen {
+            if self.allocator.take(address).is_ok() {
+                self.reserved.insert(address);
+            }
+        }
+    }
+}

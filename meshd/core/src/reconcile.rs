@@ -1,0 +1,228 @@
+//! Desired against observed, per key. An event marks keys, an observation marks all of them; [`NodeAgent::settle`]
+//! looks at what is marked, and nothing else, through the one function [`NodeAgent::reconcile`].
+//!
+//! What comes first:
+//!
+//! ```text
+//! Firewall, unreachable routes         at once; nothing else happens on the node until they are in force
+//! Device -> Peer -> Route, Rule        when adding; all wait for the gate below
+//! Route -> Peer                        when removing
+//! ```
+//!
+//! The gate: the store is loaded, the own Node has pod CIDRs, and the Nodes were listed once. Until then an agent
+//! that was restarted leaves everything as it found it: pods that run keep their traffic.
+
+use crate::TimerKind;
+use crate::action::{KernelOp, Resource};
+use crate::agent::NodeAgent;
+use crate::observed::RouteKey;
+use crate::ops::Task;
+use meshd_model::kernel::{Device, DeviceState, Firewall};
+use meshd_model::{AttachmentId, Now};
+
+/// What is to be done about one resource.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    /// What is desired is there.
+    Settled,
+    /// It is neither desired nor there.
+    Gone,
+    /// This makes it so.
+    Do(Task),
+    /// That one has to settle first.
+    Wait(Resource),
+    /// Something is missing whose coming marks this again.
+    Hold,
+}
+
+impl Plan {
+    pub(crate) fn kernel(op: KernelOp) -> Self {
+        Plan::Do(Task::Kernel(op))
+    }
+}
+
+impl NodeAgent {
+    pub(crate) fn mark(&mut self, resource: Resource) {
+        self.dirty.insert(resource);
+    }
+
+    /// Marks everything that is desired, and everything that is there.
+    pub(crate) fn mark_all(&mut self) {
+        let mut all = vec![Resource::Firewall, Resource::Device, Resource::Annotations];
+        all.extend(
+            self.nodes
+                .keys()
+                .chain(self.observed.peers.keys())
+                .map(|k| Resource::Peer(*k)),
+        );
+        all.extend(self.unreachable_routes().map(RouteKey::resource));
+        all.extend(
+            self.nodes
+                .claims()
+                .prefixes()
+                .map(|p| self.route_key(p).resource()),
+        );
+        all.extend(self.observed.routes.keys().map(|k| k.resource()));
+        all.extend(
+            self.local
+                .cidrs
+                .iter()
+                .chain(self.observed.rules.keys())
+                .map(|p| Resource::Rule(*p)),
+        );
+        all.extend(self.attachments.ids().cloned().map(Resource::Attachment));
+        all.extend(self.orphans().map(Resource::Attachment));
+        self.dirty.extend(all);
+    }
+
+    /// Reconciles what is marked until nothing is. It ends: a resource marks others only when it has settled, and
+    /// each of those waits for it once.
+    pub(crate) fn settle(&mut self, now: Now) {
+        let gates = (self.is_fail_closed(), self.gate());
+        if gates != self.gates {
+            self.gates = gates;
+            self.mark_all();
+        }
+        while let Some(resource) = self.dirty.pop_first() {
+            self.reconcile(now, resource);
+        }
+    }
+
+    fn reconcile(&mut self, now: Now, resource: Resource) {
+        self.reconciled += 1;
+        if self.ops.is_outstanding(&resource) {
+            // Its outcome marks it again.
+            return;
+        }
+        match self.plan(now, &resource) {
+            Plan::Settled => {
+                self.ops.succeeded(&resource);
+                self.timers.clear(&TimerKind::Retry(resource.clone()));
+            }
+            Plan::Gone => {
+                self.timers.clear(&TimerKind::Retry(resource.clone()));
+                self.ops.forget(&resource);
+            }
+            Plan::Do(task) => return self.begin(now, resource, task),
+            Plan::Wait(on) => return self.ops.wait(resource, on),
+            Plan::Hold => return,
+        }
+        let waiting = self.ops.take_waiting(&resource);
+        self.dirty.extend(waiting);
+    }
+
+    fn begin(&mut self, now: Now, resource: Resource, task: Task) {
+        if self.ops.must_wait(now.boot, &resource, &task) {
+            return;
+        }
+        self.note_begun(&task);
+        self.timers.clear(&TimerKind::Retry(resource.clone()));
+        let action = self.ops.begin(now.boot, resource, task);
+        self.actions.push_back(action);
+    }
+
+    fn plan(&mut self, now: Now, resource: &Resource) -> Plan {
+        match resource {
+            Resource::Firewall => self.plan_firewall(),
+            Resource::Device => self.plan_device(),
+            Resource::Peer(key) => self.plan_peer(now, key),
+            Resource::Route { table, dst, metric } => self.plan_route(RouteKey {
+                table: *table,
+                dst: *dst,
+                metric: *metric,
+            }),
+            Resource::Rule(from) => self.plan_rule(*from),
+            Resource::Attachment(id) => self.plan_attachment(id),
+            Resource::Annotations => self.plan_annotations(now),
+            Resource::Kernel if self.observe_wanted => Plan::kernel(KernelOp::Observe),
+            Resource::Store if !self.attachments.is_loaded() => Plan::Do(Task::Load),
+            Resource::Kernel | Resource::Store => Plan::Settled,
+        }
+    }
+
+    fn plan_firewall(&self) -> Plan {
+        let desired = self.desired_firewall();
+        if !self.observed.seen {
+            Plan::Hold
+        } else if self.observed.firewall.as_ref() == Some(&desired) {
+            Plan::Settled
+        } else {
+            Plan::kernel(KernelOp::SetFirewall(desired))
+        }
+    }
+
+    fn plan_device(&self) -> Plan {
+        let Some(desired) = self.local.device(&self.config).filter(|_| self.gate()) else {
+            return Plan::Hold;
+        };
+        if self
+            .observed
+            .device
+            .as_ref()
+            .is_some_and(|d| is_as_desired(d, &desired))
+        {
+            Plan::Settled
+        } else {
+            Plan::kernel(KernelOp::SetDevice(desired))
+        }
+    }
+
+    pub(crate) fn desired_firewall(&self) -> Firewall {
+        Firewall {
+            pod_cidrs: self.bounds.pods.iter().copied().collect(),
+            device: self.config.device.clone(),
+        }
+    }
+
+    /// Whether nothing with a pod's address can leave or enter in the clear.
+    pub(crate) fn is_fail_closed(&self) -> bool {
+        self.observed.seen
+            && self.observed.firewall.as_ref() == Some(&self.desired_firewall())
+            && self.unreachable_routes().all(|k| self.is_unreachable(k))
+    }
+
+    /// Whether enough is known to change anything but the fail-closed rules.
+    pub(crate) fn gate(&self) -> bool {
+        self.is_fail_closed()
+            && self.attachments.is_loaded()
+            && self.nodes.is_synced()
+            && !self.local.cidrs.is_empty()
+    }
+
+    /// Whether the device can hold peers: it is up with our key.
+    pub(crate) fn has_device(&self) -> bool {
+        let key = self.config.identity.public_key;
+        self.observed
+            .device
+            .as_ref()
+            .is_some_and(|d| d.up && d.public_key == Some(key))
+    }
+
+    /// Whether the device is wholly as desired.
+    pub(crate) fn is_device_settled(&self) -> bool {
+        let desired = self.local.device(&self.config);
+        matches!((&self.observed.device, desired), (Some(d), Some(desired)) if is_as_desired(d, &desired))
+    }
+
+    /// Interfaces of pods that no attachment explains, each under an id that no runtime can give: the container's
+    /// is empty.
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = AttachmentId> {
+        self.observed
+            .links
+            .keys()
+            .filter(|name| self.attachments.by_ifname(name).is_none())
+            .map(|name| AttachmentId {
+                container_id: String::new(),
+                ifname: name.clone(),
+            })
+    }
+}
+
+fn is_as_desired(observed: &DeviceState, desired: &Device) -> bool {
+    observed.up
+        && observed.public_key == Some(desired.public_key)
+        && observed.listen_port == desired.listen_port
+        && observed.fwmark == desired.fwmark
+        && observed.mtu == desired.mtu
+        && observed.addresses == desired.addresses
+}

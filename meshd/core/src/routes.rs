@@ -1,0 +1,141 @@
+//! Routes and policy rules.
+//!
+//! ```text
+//! main table    a peer's pod CIDR       dev DEVICE src OVERLAY mtu MTU   metric ROUTE_METRIC
+//!               a cluster pod CIDR      unreachable                      metric UNREACHABLE_METRIC
+//! route_table   a peer's node address   dev DEVICE src OVERLAY mtu MTU   metric ROUTE_METRIC
+//! rules         from an own pod CIDR, not fwmark MARK, lookup route_table
+//! ```
+
+use crate::action::{KernelOp, Resource};
+use crate::agent::NodeAgent;
+use crate::observed::RouteKey;
+use crate::reconcile::Plan;
+use ipnetwork::IpNetwork;
+use meshd_model::kernel::{Route, RouteTarget, Rule, TABLE_MAIN, UNREACHABLE_METRIC};
+use meshd_model::net::{Family, contains};
+
+/// Metric of the routes that lead to peers. Given, because IPv4 and IPv6 do not agree on what none means.
+pub const ROUTE_METRIC: u32 = 50;
+
+impl NodeAgent {
+    /// Where a prefix of a peer is routed: pods for everyone, nodes' own addresses for pods alone.
+    pub(crate) fn route_key(&self, dst: IpNetwork) -> RouteKey {
+        let is_pods = self.bounds.pods.iter().any(|p| contains(*p, dst));
+        let table = if is_pods {
+            TABLE_MAIN
+        } else {
+            self.config.route_table
+        };
+        RouteKey {
+            table,
+            dst,
+            metric: ROUTE_METRIC,
+        }
+    }
+
+    pub(crate) fn unreachable_routes(&self) -> impl Iterator<Item = RouteKey> {
+        let pods = self.bounds.pods.iter();
+        pods.map(|dst| RouteKey {
+            table: TABLE_MAIN,
+            dst: *dst,
+            metric: UNREACHABLE_METRIC,
+        })
+    }
+
+    pub(crate) fn is_unreachable(&self, key: RouteKey) -> bool {
+        let there = self.observed.routes.get(&key);
+        there.is_some_and(|r| r.iter().any(|r| r.target == RouteTarget::Unreachable))
+    }
+
+    /// What is desired at this key.
+    pub(crate) fn desired_route(&self, key: RouteKey) -> Option<Route> {
+        let RouteKey { table, dst, metric } = key;
+        if metric == UNREACHABLE_METRIC {
+            let ours = table == TABLE_MAIN && self.bounds.pods.contains(&dst);
+            return ours.then_some(Route {
+                dst,
+                table,
+                metric,
+                target: RouteTarget::Unreachable,
+            });
+        }
+        if key != self.route_key(dst) {
+            return None;
+        }
+        let src = *self.local.overlay.get(&Family::of(dst.network()))?;
+        let mtu = self.local.mtu?;
+        self.desired_peer(&self.nodes.key_of(dst)?)?;
+        let name = self.config.device.clone();
+        Some(Route {
+            dst,
+            table,
+            metric,
+            target: RouteTarget::Device { name, src, mtu },
+        })
+    }
+
+    pub(crate) fn plan_route(&self, key: RouteKey) -> Plan {
+        let desired = self.desired_route(key);
+        let is_fail_closed = matches!(&desired, Some(r) if r.target == RouteTarget::Unreachable);
+        let may_change = if is_fail_closed {
+            self.observed.seen
+        } else {
+            self.gate()
+        };
+        if !may_change {
+            return Plan::Hold;
+        }
+        let there = self.observed.routes.get(&key);
+        let Some(desired) = desired else {
+            let stale = there.and_then(|r| r.first());
+            return stale.map_or(Plan::Gone, |r| Plan::kernel(KernelOp::RemoveRoute(r.clone())));
+        };
+        if !there.is_some_and(|r| r.contains(&desired)) {
+            return self.plan_new_route(desired);
+        }
+        let extra = there.into_iter().flatten().find(|r| **r != desired);
+        extra.map_or(Plan::Settled, |r| Plan::kernel(KernelOp::RemoveRoute(r.clone())))
+    }
+
+    /// A route into the device waits until the peer takes its packets; one that is only changed need not.
+    fn plan_new_route(&self, route: Route) -> Plan {
+        let is_device = matches!(route.target, RouteTarget::Device { .. });
+        let peer = self.nodes.key_of(route.dst).filter(|_| is_device);
+        if let Some(key) = peer {
+            let takes = self
+                .observed
+                .peers
+                .get(&key)
+                .is_some_and(|p| p.allowed_ips.contains(&route.dst));
+            if !takes || !self.has_device() {
+                return Plan::Wait(Resource::Peer(key));
+            }
+        }
+        Plan::kernel(KernelOp::SetRoute(route))
+    }
+
+    pub(crate) fn plan_rule(&self, from: IpNetwork) -> Plan {
+        if !self.gate() {
+            return Plan::Hold;
+        }
+        let desired = self.local.cidrs.contains(&from).then(|| Rule {
+            from,
+            unless_mark: self.config.mark,
+            table: self.config.route_table,
+            priority: self.config.rule_priority,
+        });
+        let there = self.observed.rules.get(&from);
+        if let Some(desired) = &desired
+            && !there.is_some_and(|r| r.contains(desired))
+        {
+            return Plan::kernel(KernelOp::SetRule(desired.clone()));
+        }
+        let stale = there.into_iter().flatten().find(|r| Some(*r) != desired.as_ref());
+        match stale {
+            Some(rule) => Plan::kernel(KernelOp::RemoveRule(rule.clone())),
+            None if desired.is_some() => Plan::Settled,
+            None => Plan::Gone,
+        }
+    }
+}
