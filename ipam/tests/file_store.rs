@@ -225,3 +225,11 @@ fn left_over_temporaries_are_removed() {
     assert_eq!(files(&folder.path().join("leases")).len(), 1);
     assert!(!folder.path().join("boot.tmp").exists());
 }
+
+#[test]
+fn a_folder_that_is_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = FileStore::open(file.path(), BOOT).unwrap_err();
+    assert!(error.errno().is_some(), "{error}");
+    assert!(error.to_string().contains("make the folder"), "{error}");
+}
