@@ -1,8 +1,13 @@
 //! Nodes and pods.
 
+use crate::annotations::{decode, quoted};
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshd_model::{NodeMeta, OwnNode, PodRef};
+use meshd_model::net::canonical;
+use meshd_model::{NodeMeta, NodeName, NodeUid, OwnNode, PodRef};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Why an object of the API server cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,32 +19,117 @@ pub struct ObjectProblem {
     pub reason: String,
 }
 
+impl ObjectProblem {
+    pub(crate) fn new(kind: &str, meta: &ObjectMeta, reason: impl Into<String>) -> Self {
+        let name = quoted(meta.name.as_deref().unwrap_or("without a name"));
+        ObjectProblem {
+            object: format!("{kind} {name}"),
+            reason: reason.into(),
+        }
+    }
+}
+
 /// A Node of the metadata watch.
 ///
 /// # Errors
-/// Where the object has no name or UID.
-pub fn node_meta(_meta: &ObjectMeta) -> Result<NodeMeta, ObjectProblem> {
-    unreachable!()
+/// Where the object has no name, UID or creation time. Annotations that are no use are not an error here: they are
+/// part of what is known of the Node.
+pub fn node_meta(meta: &ObjectMeta) -> Result<NodeMeta, ObjectProblem> {
+    let empty = BTreeMap::new();
+    Ok(NodeMeta {
+        name: NodeName(text("Node", meta, "metadata.name", meta.name.as_deref())?),
+        uid: NodeUid(text("Node", meta, "metadata.uid", meta.uid.as_deref())?),
+        created: created(meta)?,
+        annotations: decode(meta.annotations.as_ref().unwrap_or(&empty)),
+    })
 }
 
 /// The own Node, whole.
 ///
 /// # Errors
-/// Where the object has no name or UID, or a pod CIDR or an address does not parse.
-pub fn own_node(_node: &Node) -> Result<OwnNode, ObjectProblem> {
-    unreachable!()
+/// Where the object has no name, UID or creation time, or a pod CIDR or an internal address does not parse.
+pub fn own_node(node: &Node) -> Result<OwnNode, ObjectProblem> {
+    let known = node_meta(&node.metadata)?;
+    Ok(OwnNode {
+        pod_cidrs: pod_cidrs(node)?,
+        internal_ips: internal_ips(node)?,
+        name: known.name,
+        uid: known.uid,
+        created: known.created,
+        published: known.annotations,
+    })
+}
+
+/// `spec.podCIDRs`, or `spec.podCIDR` where only that is set, as canonical prefixes.
+fn pod_cidrs(node: &Node) -> Result<Vec<IpNetwork>, ObjectProblem> {
+    let Some(spec) = &node.spec else {
+        return Ok(Vec::new());
+    };
+    let (field, texts) = match (spec.pod_cidrs.as_deref(), &spec.pod_cidr) {
+        (None | Some([]), Some(one)) if !one.is_empty() => ("spec.podCIDR", std::slice::from_ref(one)),
+        (many, _) => ("spec.podCIDRs", many.unwrap_or_default()),
+    };
+    let parse = |text: &String| match text.parse::<IpNetwork>() {
+        Ok(net) if text.contains('/') => Ok(canonical(net)),
+        _ => {
+            let reason = format!("{field} has {:?}, which is no prefix", quoted(text));
+            Err(ObjectProblem::new("Node", &node.metadata, reason))
+        }
+    };
+    texts.iter().map(parse).collect()
+}
+
+fn internal_ips(node: &Node) -> Result<Vec<IpAddr>, ObjectProblem> {
+    let status = node.status.as_ref();
+    let addresses = status.and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+    let internal = addresses.iter().filter(|a| a.type_ == "InternalIP");
+    let parse = |text: &String| {
+        text.parse::<IpAddr>().map_err(|_| {
+            let reason = format!(
+                "status.addresses has InternalIP {:?}, which is no address",
+                quoted(text)
+            );
+            ObjectProblem::new("Node", &node.metadata, reason)
+        })
+    };
+    internal.map(|a| parse(&a.address)).collect()
 }
 
 /// Which pod it is.
 ///
 /// # Errors
 /// Where the object has no name, namespace or UID.
-pub fn pod_ref(_pod: &Pod) -> Result<PodRef, ObjectProblem> {
-    unreachable!()
+pub fn pod_ref(pod: &Pod) -> Result<PodRef, ObjectProblem> {
+    let meta = &pod.metadata;
+    Ok(PodRef {
+        namespace: text("Pod", meta, "metadata.namespace", meta.namespace.as_deref())?,
+        name: text("Pod", meta, "metadata.name", meta.name.as_deref())?,
+        uid: text("Pod", meta, "metadata.uid", meta.uid.as_deref())?,
+    })
 }
 
-/// Whether the pod is one that the node's CNI serves: bound to `node`, not finished, not in the host's network.
+/// Whether the pod is one that the node's CNI serves: bound to `node`, not finished, not in the host's network. A
+/// pod that is being deleted counts until it is gone: its runtime may still add and delete sandboxes.
 #[must_use]
-pub fn counts(_pod: &Pod, _node: &str) -> bool {
-    false
+pub fn counts(pod: &Pod, node: &str) -> bool {
+    let Some(spec) = &pod.spec else {
+        return false;
+    };
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    spec.node_name.as_deref() == Some(node)
+        && !spec.host_network.unwrap_or(false)
+        && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn text(kind: &str, meta: &ObjectMeta, field: &str, value: Option<&str>) -> Result<String, ObjectProblem> {
+    match value {
+        Some(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(ObjectProblem::new(kind, meta, format!("{field} is missing"))),
+    }
+}
+
+fn created(meta: &ObjectMeta) -> Result<i64, ObjectProblem> {
+    let stamp = meta.creation_timestamp.as_ref();
+    let missing = || ObjectProblem::new("Node", meta, "metadata.creationTimestamp is missing");
+    Ok(stamp.ok_or_else(missing)?.0.as_second())
 }

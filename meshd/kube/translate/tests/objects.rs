@@ -1,0 +1,128 @@
+//! Objects as the API server sends them, to what the agent is told.
+
+use meshd_core::KubeEvent;
+use meshd_model::AnnotationProblem;
+use meshd_translate::{Frame, frame, node_event, own_node_event, pod_event};
+use serde_json::{Value, json};
+
+fn meta(extra: Value) -> Value {
+    let mut meta = json!({"name": "n1", "uid": "u1", "creationTimestamp": "2026-11-23T09:23:06Z", "resourceVersion": "7"});
+    extra
+        .as_object()
+        .unwrap()
+        .iter()
+        .for_each(|(k, v)| meta[k] = v.clone());
+    json!({"kind": "Node", "apiVersion": "v1", "metadata": meta})
+}
+
+fn pod(spec: Value, phase: &str) -> Value {
+    json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec, "status": {"phase": phase}})
+}
+
+#[test]
+fn a_node_of_the_metadata_watch_is_translated_with_its_problem() {
+    let object = meta(json!({}));
+    let applied = frame("ADDED", &object).unwrap().decode_meta().unwrap();
+    let Ok(Some(KubeEvent::NodeApplied(node))) = node_event(applied.as_ref()) else {
+        panic!("{applied:?}");
+    };
+    assert_eq!(
+        (node.name.0.as_str(), node.uid.0.as_str(), node.created),
+        ("n1", "u1", 1_795_425_786)
+    );
+    assert_eq!(node.annotations, Err(AnnotationProblem::Absent));
+
+    let deleted = frame("DELETED", &object).unwrap().decode_meta().unwrap();
+    assert_eq!(
+        node_event(deleted.as_ref()),
+        Ok(Some(KubeEvent::NodeDeleted("n1".into())))
+    );
+}
+
+#[test]
+fn the_own_node_brings_its_cidrs_and_internal_addresses() {
+    let mut object = meta(json!({}));
+    object["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:244:0:1::/64"]});
+    object["status"] = json!({"addresses": [
+        {"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "192.168.0.1"},
+        {"type": "ExternalIP", "address": "1.2.3.4"}, {"type": "InternalIP", "address": "fd00::1"},
+    ]});
+    let event =
+        |object: &Value| own_node_event(frame("MODIFIED", object).unwrap().decode().unwrap().as_ref());
+    let Ok(Some(KubeEvent::OwnNode(own))) = event(&object) else {
+        panic!("no own node");
+    };
+    let text = |items: Vec<String>| items.join(" ");
+    assert_eq!(
+        text(own.pod_cidrs.iter().map(|c| c.to_string()).collect()),
+        "10.244.1.0/24 fd00:244:0:1::/64"
+    );
+    assert_eq!(
+        text(own.internal_ips.iter().map(|c| c.to_string()).collect()),
+        "192.168.0.1 fd00::1"
+    );
+
+    object["spec"] = json!({"podCIDR": "10.244.1.0/24"});
+    assert!(matches!(event(&object), Ok(Some(KubeEvent::OwnNode(own))) if own.pod_cidrs.len() == 1));
+    object["spec"] = json!({"podCIDRs": ["10.244.1.0"]});
+    assert!(event(&object).unwrap_err().to_string().contains("no prefix"));
+}
+
+#[test]
+fn a_pod_that_does_not_count_is_as_good_as_gone() {
+    let own = json!({"nodeName": "n1", "containers": []});
+    for (spec, phase, counts) in [
+        (own.clone(), "Running", true),
+        (own.clone(), "Pending", true),
+        (own.clone(), "Succeeded", false),
+        (own.clone(), "Failed", false),
+        (json!({"nodeName": "n2", "containers": []}), "Running", false),
+        (json!({"containers": []}), "Pending", false),
+        (
+            json!({"nodeName": "n1", "hostNetwork": true, "containers": []}),
+            "Running",
+            false,
+        ),
+    ] {
+        let object = pod(spec, phase);
+        let event = pod_event("n1", frame("ADDED", &object).unwrap().decode().unwrap().as_ref()).unwrap();
+        assert_eq!(
+            matches!(event, Some(KubeEvent::PodApplied(_))),
+            counts,
+            "{object}"
+        );
+        assert_eq!(
+            matches!(event, Some(KubeEvent::PodDeleted(_))),
+            !counts,
+            "{object}"
+        );
+    }
+}
+
+#[test]
+fn frames_that_are_no_change_say_so() {
+    let bookmark =
+        json!({"metadata": {"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}}});
+    let want = Frame::Bookmark {
+        resource_version: 9,
+        initial: true,
+    };
+    assert_eq!(frame("BOOKMARK", &bookmark), Ok(want));
+    let gone = json!({"kind": "Status", "code": 410});
+    assert_eq!(frame("ERROR", &gone), Ok(Frame::Error { code: 410 }));
+    assert_eq!(node_event(Frame::Error { code: 410 }), Ok(None));
+    for (kind, object) in [("BOOKMARK", json!({})), ("FOO", json!({})), ("", json!(null))] {
+        assert!(frame(kind, &object).is_err(), "{kind}");
+    }
+    assert!(
+        frame("ADDED", &json!({"metadata": 7}))
+            .unwrap()
+            .decode_meta()
+            .is_err()
+    );
+    let nameless = frame("ADDED", &json!({"metadata": {}}))
+        .unwrap()
+        .decode_meta()
+        .unwrap();
+    assert!(node_event(nameless.as_ref()).is_err());
+}
