@@ -1,6 +1,6 @@
 //! One request to the daemon, and its answer.
 
-use crate::{deadline, error, quoted};
+use crate::{deadline, error, quoted, reason};
 use meshd_model::cni::{Call, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Response, code};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -47,12 +47,10 @@ fn encode(call: Call, left: Duration) -> Result<Vec<u8>, CniError> {
 
 /// A response from its line.
 pub fn decode(line: &[u8]) -> Result<Response, String> {
-    serde_json::from_slice(line).map_err(|reason| {
-        let begins = String::from_utf8_lossy(&line[..line.len().min(80)]);
-        format!(
-            "its answer begins with {} and is no response: {reason}",
-            quoted(&begins)
-        )
+    serde_json::from_slice(line).map_err(|error| {
+        let begins = quoted(&String::from_utf8_lossy(&line[..line.len().min(80)]));
+        let reason = reason(&error);
+        format!("its answer begins with {begins} and is no response: {reason}")
     })
 }
 

@@ -107,7 +107,7 @@ fn object(bytes: &[u8]) -> Result<Map<String, Value>, CniError> {
     }
     let value: Value = serde_json::from_slice(bytes).map_err(|reason| {
         let msg = "the network configuration on stdin is no JSON";
-        error(code::DECODE, msg, reason.to_string())
+        error(code::DECODE, msg, crate::reason(&reason))
     })?;
     match value {
         Value::Object(object) => Ok(object),
@@ -124,7 +124,10 @@ fn version(object: &Map<String, Value>) -> Result<Version, CniError> {
         Some(Value::String(text)) => Version::parse(text),
         // The specification's meaning of an absent version.
         None => Version::parse("0.1.0"),
-        Some(other) => Err(invalid(format!("cniVersion is {other:.80}, and must be a text"))),
+        Some(other) => {
+            let found = quoted(&other.to_string());
+            Err(invalid(format!("cniVersion is {found}, and must be a text")))
+        }
     }
 }
 

@@ -32,6 +32,12 @@ fn error(code: u32, msg: impl Into<String>, details: impl Into<String>) -> CniEr
     }
 }
 
+/// A parser's reason, which may hold all of what it could not parse, cut short.
+fn reason(text: &impl ToString) -> String {
+    const SHOWN: usize = 300;
+    text.to_string().chars().take(SHOWN).collect()
+}
+
 /// A foreign text for a message: quoted, escaped, cut short.
 fn quoted(text: &str) -> String {
     const SHOWN: usize = 80;

@@ -1,4 +1,7 @@
 //! `meshd-cni`, as a container runtime starts it.
+//!
+//! It runs on the host, whose libraries are not ours: for an image it is linked statically,
+//! `cargo rustc -p meshd-cni --release --bin meshd-cni -- -C target-feature=+crt-static`.
 
 use meshd_cni::plugin;
 use meshd_cni::version::Version;

@@ -1,6 +1,6 @@
 //! `prevResult`, of which CHECK needs the addresses of one interface.
 
-use crate::error;
+use crate::{error, reason};
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{CniError, code};
 use serde::Deserialize;
@@ -35,7 +35,7 @@ pub fn addresses(prev_result: Option<&Value>, ifname: &str) -> Result<Vec<IpNetw
         return Err(invalid("CHECK needs prevResult, the result of ADD".to_owned()));
     };
     let previous = Previous::deserialize(value)
-        .map_err(|reason| invalid(format!("prevResult is no result of ADD: {reason}")))?;
+        .map_err(|found| invalid(format!("prevResult is no result of ADD: {}", reason(&found))))?;
     let interfaces = previous.interfaces.unwrap_or_default();
     let index = interfaces
         .iter()

@@ -130,7 +130,9 @@ fn a_trickle_does_not_prolong_the_deadline() {
 #[test]
 fn rubbish() {
     let done_and_more = [serde_json::to_vec(&Response::Done).unwrap(), b" {}\n".to_vec()].concat();
-    let answers: [&[u8]; 8] = [
+    let long = format!("{{\"{}\":1}}\n", "x".repeat(1 << 20));
+    let answers: [&[u8]; 9] = [
+        long.as_bytes(),
         b"\n",
         b"rubbish\n",
         b"{}\n",

@@ -275,6 +275,28 @@ fn check_needs_a_result_that_names_the_interface() {
     }
 }
 
+/// What is wrong may be long; what is said of it is not.
+#[test]
+fn errors_are_short() {
+    let long = "x".repeat(1 << 19);
+    let previous = |value: Value| with(absent(), &json!({ "prevResult": value }));
+    let runs = [
+        run("ADD", &with(absent(), &json!({ "cniVersion": [long] }))),
+        run("ADD", &with(absent(), &json!({ "cniVersion": long }))),
+        run("ADD", &with(absent(), &json!({ &long: 1 }))),
+        run("ADD", &with(absent(), &json!({ "other": long }))),
+        run("CHECK", &previous(json!(long))),
+        run("CHECK", &previous(json!({ "ips": [{ "address": long }] }))),
+    ];
+    for run in runs {
+        assert!(
+            run.status == Some(1) && run.stdout.len() < 1500,
+            "{} bytes",
+            run.stdout.len()
+        );
+    }
+}
+
 /// A runtime that never ends its input is waited for as long as for all else, and no longer.
 #[test]
 fn endless_input_ends_at_the_deadline() {
