@@ -1,2 +1,52 @@
-//! To be written.
-fn main() {}
+//! `meshd-wg`: a userspace WireGuard device as a process of its own.
+//!
+//! ```text
+//! kernel  --TUN-->  tun  --IP packets-->  proto::Device  --datagrams-->  udp  --sockets-->  kernel
+//!                                              ^
+//!                                   uapi  <-- control  <-- IFNAME.sock
+//! ```
+//!
+//! One thread: [`run`] waits for whatever comes first, hands it to the device, and carries out what the device wants.
+
+mod args;
+mod background;
+mod clock;
+mod control;
+mod lock;
+mod run;
+mod tun;
+mod uapi;
+mod udp;
+
+use args::Args;
+use clap::Parser;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    match start(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meshd-wg: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    if args.delete {
+        return tun::delete(&args.ifname);
+    }
+    if !args.foreground {
+        return background::start();
+    }
+    run::Runtime::start(args)?.run()
+}
