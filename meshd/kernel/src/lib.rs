@@ -17,7 +17,9 @@ mod pod;
 mod route;
 mod rule;
 mod sysctl;
+mod teardown;
 mod watch;
 
 pub use config::{DeviceChoice, DriverConfig, KeySource};
 pub use driver::{DriverError, KernelDriver};
+pub use teardown::{Teardown, teardown};

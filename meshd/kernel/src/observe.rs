@@ -24,11 +24,7 @@ pub(crate) async fn observe(
     let neighbours = conn.get_neighbors().await.doing(|| "list neighbours")?;
     let (firewall, guards) = firewall::observe(nft).await?;
 
-    let names: HashMap<u32, String> = links
-        .iter()
-        .filter_map(|l| Some((l.ifindex(), l.name()?.to_owned())))
-        .collect();
-    let (routes, pod_routes) = route::read(&routes, &names);
+    let (routes, pod_routes) = route::read(&routes, &names(&links));
     let link = links.iter().find(|l| l.name() == Some(&config.device));
     let (device, peers) = match link {
         Some(link) => observe_device(config, link, &addresses).await,
@@ -43,6 +39,20 @@ pub(crate) async fn observe(
         pod_links: pod_links(&links, &pod_routes, &neighbours, &guards),
         underlay: underlay(config, &links, &addresses),
     })
+}
+
+/// The routes of ours that do not lead to pods.
+pub(crate) async fn own_routes(conn: &Connection<Route>) -> Result<Vec<meshd_model::kernel::Route>> {
+    let links = conn.get_links().await.doing(|| "list interfaces")?;
+    let routes = conn.get_routes().await.doing(|| "list routes")?;
+    Ok(route::read(&routes, &names(&links)).0)
+}
+
+fn names(links: &[LinkMessage]) -> HashMap<u32, String> {
+    links
+        .iter()
+        .filter_map(|l| Some((l.ifindex(), l.name()?.to_owned())))
+        .collect()
 }
 
 type Peers = BTreeMap<meshd_model::PublicKey, meshd_model::kernel::PeerState>;

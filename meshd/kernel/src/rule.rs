@@ -44,6 +44,19 @@ pub(crate) async fn remove(conn: &Connection<Route>, rule: &Rule) -> Result<()> 
     Ok(())
 }
 
+/// Removes all of ours, whatever they say, and tells which.
+pub(crate) async fn remove_all(conn: &Connection<Route>) -> Result<Vec<String>> {
+    let there = ours(conn).await?;
+    for part in &there {
+        delete(conn, part).await?;
+    }
+    let sources: BTreeSet<IpNetwork> = there.iter().map(|part| part.from).collect();
+    Ok(sources
+        .into_iter()
+        .map(|from| format!("rule from {from}"))
+        .collect())
+}
+
 async fn delete(conn: &Connection<Route>, part: &Part) -> Result<()> {
     gone_is_done(conn.del_rule(builder(part)).await).doing(|| format!("remove the rule from {}", part.from))
 }

@@ -81,6 +81,11 @@ pub(crate) async fn set_peer(conn: &Connection<Route>, config: &DriverConfig, pe
     }
 }
 
+/// Takes key and peers from a userspace device.
+pub(crate) async fn clear(config: &DriverConfig) -> Result<()> {
+    uapi::Client::new(config).clear().await
+}
+
 /// Removes the peer. No device, no peer.
 pub(crate) async fn remove_peer(
     conn: &Connection<Route>,

@@ -64,6 +64,16 @@ impl Client {
         self.ask(request.as_bytes(), |_, _| Ok(())).await
     }
 
+    /// Takes everything: key, mark, peers.
+    pub(super) async fn clear(&self) -> Result<()> {
+        let request = format!(
+            "set=1\nprivate_key={}\nfwmark=0\nreplace_peers=true\n\n",
+            "0".repeat(64)
+        );
+        let cleared = self.ask(request.as_bytes(), |_, _| Ok(())).await;
+        cleared.map_err(|e| e.within("clear the device"))
+    }
+
     pub(super) async fn set_peer(&self, peer: &Peer) -> Result<()> {
         let mut request = format!(
             "set=1\npublic_key={}\nendpoint={}\npersistent_keepalive_interval={}\nreplace_allowed_ips=true\n",

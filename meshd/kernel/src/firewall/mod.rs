@@ -50,6 +50,17 @@ pub(crate) async fn set(nft: &Connection<Nftables>, firewall: &Firewall) -> Resu
         .doing(|| format!("put nftables table inet {TABLE} in force"))
 }
 
+/// Takes the table away; whether there was one.
+pub(crate) async fn remove(nft: &Connection<Nftables>) -> Result<bool> {
+    if !is_there(nft).await? {
+        return Ok(false);
+    }
+    let batch = nft.transaction().del_table(TABLE, FAMILY);
+    let done = batch.commit(nft).await;
+    done.map(|()| true)
+        .doing(|| format!("remove nftables table inet {TABLE}"))
+}
+
 /// Elements that fit one netlink message with room to spare.
 const ELEMENTS_MAX: usize = 500;
 
