@@ -1,12 +1,6 @@
-//! Address allocation of a node.
-//!
-//! - [`allocator`] decides: pure, part of the agent's state and of its snapshots.
-//! - [`store`] says what durable storage of leases must do, [`file_store`] does it with files.
+//! Address allocation of a node: pure, part of the agent's state and of its snapshots. The leases that make it
+//! durable are kept by `meshd-ipam-store`.
 
 pub mod allocator;
-pub mod file_store;
-pub mod store;
 
 pub use allocator::{Allocator, AlreadyTaken, Counts, Exhausted};
-pub use file_store::FileStore;
-pub use store::{Damaged, LeaseStore, Loaded, StoreError};

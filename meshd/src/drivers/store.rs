@@ -2,7 +2,7 @@
 
 use super::Port;
 use meshd_core::{ActionId, Failure, StoreAction, StoreEvent};
-use meshd_ipam::{FileStore, LeaseStore, Loaded, StoreError};
+use meshd_ipam_store::{FileStore, LeaseStore, Loaded, StoreError};
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{self, Receiver, Sender};

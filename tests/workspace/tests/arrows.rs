@@ -10,6 +10,7 @@ use std::process::Command;
 const ARROWS: &[(&str, &[&str])] = &[
     ("meshd-model", &[]),
     ("meshd-ipam", &["meshd-model"]),
+    ("meshd-ipam-store", &["meshd-model"]),
     ("meshd-core", &["meshd-model", "meshd-ipam"]),
     ("meshd-translate", &["meshd-model", "meshd-core"]),
     ("meshd-wireguard-proto", &["meshd-model"]),
@@ -37,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "meshd-model",
             "meshd-core",
-            "meshd-ipam",
+            "meshd-ipam-store",
             "meshd-kube",
             "meshd-kernel",
             "meshd-translate",

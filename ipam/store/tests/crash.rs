@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BOOT, id, killing, lease};
-use meshd_ipam::{FileStore, LeaseStore};
+use meshd_ipam_store::{FileStore, LeaseStore};
 use meshd_model::Lease;
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BOOT, id, lease};
-use meshd_ipam::{FileStore, LeaseStore, StoreError};
+use meshd_ipam_store::{FileStore, LeaseStore, StoreError};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{BOOT, id, lease};
-use meshd_ipam::{FileStore, LeaseStore, StoreError};
+use meshd_ipam_store::{FileStore, LeaseStore, StoreError};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};

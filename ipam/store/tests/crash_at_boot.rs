@@ -4,7 +4,7 @@
 mod common;
 
 use common::{killing, lease};
-use meshd_ipam::{FileStore, LeaseStore};
+use meshd_ipam_store::{FileStore, LeaseStore};
 
 /// Not a test: what the child does until it is killed. Each turn is a boot.
 #[test]
