@@ -3,9 +3,10 @@
 mod support;
 
 use meshd_core::KernelOp::{AttachPod, DetachPod};
-use meshd_model::kernel::PodLinkState;
+use meshd_model::kernel::{PodLink, PodLinkState};
+use nlink::netlink::link::VethLink;
 use std::collections::BTreeMap;
-use support::{Node, Sandbox, ask, node, pod, socket, spawn_echo, stale_netns};
+use support::{Node, Sandbox, ask, node, pod, pod_entries, socket, spawn_echo, stale_netns};
 
 async fn with_device(node: &mut Node) {
     node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
@@ -26,7 +27,7 @@ fn a_pod_is_attached_and_reaches_the_node_and_other_pods() {
             let port = a.echo(any).port();
             b.echo(any);
             spawn_echo(std::net::UdpSocket::bind(any).unwrap());
-            let to = |link: &meshd_model::kernel::PodLink| socket(link.addresses[family], port);
+            let to = |link: &PodLink| socket(link.addresses[family], port);
             assert!(ask(to(&link_a)), "the node reaches pod a at {}", to(&link_a));
             assert!(a.asks(to(&link_b)), "pod a reaches pod b at {}", to(&link_b));
             assert!(
@@ -73,4 +74,142 @@ fn a_pod_whose_namespace_is_gone_is_enoent() {
         }
         node.apply(DetachPod(link)).await;
     });
+}
+
+#[test]
+fn a_name_that_is_taken_is_eexist_and_nothing_is_left() {
+    node("a_name_that_is_taken", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        sandbox.netlink(|conn| async move { conn.add_link(VethLink::new("eth0", "other")).await.unwrap() });
+        let link = pod(&sandbox, 2);
+        let failure = node.try_apply(AttachPod(link)).await.unwrap_err();
+        assert_eq!(failure.errno, Some(libc::EEXIST), "{}", failure.message);
+        assert!(failure.message.contains("eth0"), "{}", failure.message);
+        assert_eq!(node.observe().await.pod_links, BTreeMap::new());
+        assert_eq!(pod_entries().await, Vec::<String>::new());
+        assert_eq!(
+            links(&sandbox),
+            ["eth0", "lo", "other"],
+            "what was there is still there"
+        );
+    });
+}
+
+#[test]
+fn the_nodes_own_namespace_is_refused() {
+    node("the_nodes_own_namespace_is_refused", |mut node| async move {
+        with_device(&mut node).await;
+        let mut link = pod(&Sandbox::new(), 2);
+        link.netns = "/proc/thread-self/ns/net".to_owned();
+        let failure = node.try_apply(AttachPod(link)).await.unwrap_err();
+        assert_eq!(failure.errno, Some(libc::EINVAL), "{}", failure.message);
+    });
+}
+
+#[test]
+fn attaching_again_repairs_what_differs_and_keeps_the_rest() {
+    node("attaching_again", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let mut link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        let first = index(&node, "mshp2").await;
+        let whole = node.observe().await;
+
+        node.apply(AttachPod(link.clone())).await;
+        assert_eq!(index(&node, "mshp2").await, first, "the link is the same");
+        assert_eq!(node.observe().await, whole);
+
+        // Damage on both ends; routes go with it.
+        let host = index(&node, "mshp2").await;
+        node.conn.set_link_down_by_index(host).await.unwrap();
+        sandbox.netlink(|conn| async move { conn.flush_addresses("eth0").await.unwrap() });
+        sandbox.echo("[::]:7000");
+        assert!(!ask(socket(link.addresses[0], 7000)));
+        link.mtu = 1380;
+        node.apply(AttachPod(link.clone())).await;
+        assert_eq!(index(&node, "mshp2").await, host, "the link is the same");
+        for address in &link.addresses {
+            assert!(ask(socket(*address, 7000)), "{address} answers");
+        }
+        assert_eq!(node.observe().await.pod_links["mshp2"].mtu, 1380);
+        let inside = sandbox.netlink(|conn| async move {
+            let link = conn.get_link_by_name("eth0").await.unwrap().unwrap();
+            let routes = conn.get_routes().await.unwrap();
+            let defaults = routes.iter().filter(|r| r.is_default() && r.gateway().is_some());
+            let mtus = defaults
+                .map(|r| r.metrics().unwrap().mtu.unwrap())
+                .collect::<Vec<_>>();
+            (link.mtu().unwrap(), mtus)
+        });
+        assert_eq!(
+            inside,
+            (1380, vec![1380, 1380]),
+            "the pod's end has the new MTU, its default routes too"
+        );
+    });
+}
+
+#[test]
+fn a_half_made_link_is_made_again() {
+    node("a_half_made_link", |mut node| async move {
+        with_device(&mut node).await;
+        // As a daemon leaves it that is killed at the worst moment: a pair, but the other end is not the pod's.
+        node.conn
+            .add_link(VethLink::new("mshp2", "mshp2-far"))
+            .await
+            .unwrap();
+        let sandbox = Sandbox::new();
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        sandbox.echo("[::]:7000");
+        assert!(ask(socket(link.addresses[0], 7000)));
+
+        // A sandbox that was made anew under the same container: the old pair goes.
+        let other = Sandbox::new();
+        let again = PodLink {
+            netns: other.path(),
+            ..link.clone()
+        };
+        node.apply(AttachPod(again.clone())).await;
+        assert_eq!(links(&sandbox), ["lo"]);
+        other.echo("[::]:7000");
+        assert!(ask(socket(link.addresses[0], 7000)));
+
+        // The pod's namespace went, and the link with it: detaching is done all the same.
+        drop(other);
+        node.apply(DetachPod(again)).await;
+        assert_eq!(pod_entries().await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn no_pod_is_attached_before_the_firewall_is_in_force() {
+    node("no_pod_is_attached", |mut node| async move {
+        node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
+            .await;
+        let sandbox = Sandbox::new();
+        let failure = node.try_apply(AttachPod(pod(&sandbox, 2))).await.unwrap_err();
+        assert!(failure.message.contains("firewall"), "{}", failure.message);
+        assert_ne!(failure.errno, Some(libc::ENOENT), "that means the pod is gone");
+        assert_eq!(links(&sandbox), ["lo"]);
+    });
+}
+
+async fn index(node: &Node, name: &str) -> u32 {
+    node.conn
+        .get_link_by_name(name)
+        .await
+        .unwrap()
+        .expect(name)
+        .ifindex()
+}
+
+fn links(sandbox: &Sandbox) -> Vec<String> {
+    sandbox.netlink(|conn| async move {
+        let mut names: Vec<_> = conn.get_interface_names().await.unwrap().into_values().collect();
+        names.sort();
+        names
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::{Context, Result};
 use crate::error::gone_is_done;
+use crate::link::wait_operational;
 use crate::{neigh, sysctl};
 use meshd_model::kernel::{PodLink, ROUTE_PROTOCOL};
 use nlink::netlink::devconf::AddrGenMode;
@@ -47,6 +48,7 @@ fn sysctls(name: &str, ipv6: bool) -> Result<()> {
 
 /// The neighbour entries and routes that lead to the pod. Only now do packets reach it.
 pub(super) async fn routes(conn: &Connection<Route>, index: u32, link: &PodLink) -> Result<()> {
+    wait_operational(conn, index, &link.host_ifname).await?;
     for &address in &link.addresses {
         neigh::set(conn, index, address, link.mac).await?;
         let src = source_for(address, &link.host_addresses);

@@ -1,6 +1,7 @@
 //! The pod's end of the link: everything here runs on a thread that has entered the pod's network namespace.
 
 use super::{Context, OpError, Result};
+use crate::link::wait_operational;
 use crate::{address, neigh, sysctl};
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6};
@@ -81,7 +82,7 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
         let Some(&address) = family else { continue };
         default_route(&conn, index, &spec, address).await?;
     }
-    Ok(())
+    wait_operational(&conn, index, name).await
 }
 
 /// IPv6 on where the pod has an IPv6 address (runtimes turn it off in new namespaces), and no wait for duplicates: the

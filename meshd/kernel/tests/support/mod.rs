@@ -308,3 +308,81 @@ pub fn stale_netns(node: &Node) -> PathBuf {
     File::create(&path).unwrap();
     path
 }
+
+/// The pods' entries in the firewall, in hexadecimal digits.
+pub async fn pod_entries() -> Vec<String> {
+    use nlink::netlink::nftables::Family;
+    let nft = Connection::<nlink::Nftables>::new().unwrap();
+    let mut entries = Vec::new();
+    for set in ["pods4", "pods6"] {
+        let elements = nft.list_set_elements("meshd", set, Family::Inet).await.unwrap();
+        entries.extend(elements.iter().map(|e| hex::encode(e.key())));
+    }
+    entries.sort();
+    entries
+}
+
+/// A neighbour on an underlay of its own: veth `eth0` on the node with 192.0.2.1 and 2001:db8::1, the other end in a
+/// sandbox with .2 and ::2. The neighbour routes all of 10.244.0.0/16 and fd00:244::/48 through the node.
+pub async fn neighbour(node: &Node) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let veth = VethLink::new("eth0", "eth0").peer_netns_fd(sandbox.file());
+    node.conn.add_link(veth).await.unwrap();
+    node.conn.set_link_up("eth0").await.unwrap();
+    add_addresses(&node.conn, "eth0", &["192.0.2.1/24", "2001:db8::1/64"]).await;
+    sandbox.netlink(|conn| async move {
+        conn.set_link_up("lo").await.unwrap();
+        conn.set_link_up("eth0").await.unwrap();
+        // A pod address that is nowhere, to be sent to.
+        let own = [
+            "192.0.2.2/24",
+            "2001:db8::2/64",
+            "10.244.9.9/32",
+            "fd00:244:0:9::9/128",
+        ];
+        add_addresses(&conn, "eth0", &own).await;
+        let v4 = nlink::netlink::route::Ipv4Route::new([10, 244, 0, 0].into(), 16);
+        conn.add_route(v4.gateway([192, 0, 2, 1].into()).dev("eth0"))
+            .await
+            .unwrap();
+        let v6 = nlink::netlink::route::Ipv6Route::new("fd00:244::".parse().unwrap(), 48);
+        conn.add_route(v6.gateway("2001:db8::1".parse().unwrap()).dev("eth0"))
+            .await
+            .unwrap();
+    });
+    sandbox
+}
+
+/// Counts the datagrams that arrive, and names their sources.
+pub struct Inbox {
+    socket: UdpSocket,
+}
+
+impl Inbox {
+    pub fn at(address: &str) -> Self {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+        Self { socket }
+    }
+
+    pub fn within(sandbox: &Sandbox, address: &str) -> Self {
+        let address = address.to_owned();
+        sandbox.run(move || Self::at(&address))
+    }
+
+    pub fn port(&self) -> String {
+        self.socket.local_addr().unwrap().port().to_string()
+    }
+
+    /// Where the next datagram came from; None if none comes.
+    pub fn next(&self) -> Option<IpAddr> {
+        let mut buffer = [0; 2048];
+        self.socket.recv_from(&mut buffer).ok().map(|(_, from)| from.ip())
+    }
+}
+
+/// Sends one datagram; whether it is let go at all is not asked.
+pub fn send(from: &str, to: &str) {
+    let socket = UdpSocket::bind(from).unwrap();
+    let _ = socket.send_to(b"plaintext", to);
+}

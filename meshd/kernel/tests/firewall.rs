@@ -1,0 +1,350 @@
+//! The table against leaks and spoofing, on the real kernel and with real packets.
+
+mod support;
+
+use meshd_core::KernelOp::{AttachPod, SetFirewall};
+use meshd_model::attachment::MacAddr;
+use meshd_model::kernel::Firewall;
+use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule, RuleInfo};
+use nlink::{Connection, Nftables};
+use support::{Inbox, Node, Sandbox, add_addresses, firewall, neighbour, node, pod, pod_entries, send};
+
+/// The pod's, the node's overlay, an absent pod's and the neighbour's address, in both families.
+const FAMILIES: [[&str; 4]; 2] = [
+    ["10.244.1.2", "10.244.1.1", "10.244.9.9", "192.0.2.2"],
+    [
+        "[fd00:244:0:1::2]",
+        "[fd00:244:0:1::1]",
+        "[fd00:244:0:9::9]",
+        "[2001:db8::2]",
+    ],
+];
+
+struct Site {
+    pod: Sandbox,
+    neighbour: Sandbox,
+}
+
+async fn site(node: &mut Node) -> Site {
+    node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
+        .await;
+    node.firewall().await;
+    let pod_ns = Sandbox::new();
+    let link = pod(&pod_ns, 2);
+    node.apply(AttachPod(link)).await;
+    let neighbour = neighbour(node).await;
+    // A way out for an absent pod's address, as a lost route would leave it: the node's default route.
+    let v4 = nlink::netlink::route::Ipv4Route::default_route().gateway([192, 0, 2, 2].into());
+    node.conn.add_route(v4.dev("eth0")).await.unwrap();
+    let v6 = nlink::netlink::route::Ipv6Route::default_route().gateway("2001:db8::2".parse().unwrap());
+    node.conn.add_route(v6.dev("eth0")).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    Site {
+        pod: pod_ns,
+        neighbour,
+    }
+}
+
+/// Every way a plaintext packet could take; which of them arrive.
+fn arrivals(site: &Site) -> Vec<String> {
+    let mut arrived = Vec::new();
+    for [pod, node, absent, neighbour] in FAMILIES {
+        let any = if pod.starts_with('[') { "[::]" } else { "0.0.0.0" };
+        let mut attempt = |what: String, inbox: Inbox, send: &dyn Fn(&str)| {
+            let port = inbox.port();
+            send(&port);
+            if inbox.next().is_some() {
+                arrived.push(what);
+            }
+        };
+        let at = |host: &str| format!("{host}:0");
+        let from = |sandbox: &Sandbox, source: &str, to: String| {
+            let source = at(source);
+            sandbox.run(move || send(&source, &to));
+        };
+        let (neighbours, pods) = (&site.neighbour, &site.pod);
+        attempt(
+            format!("neighbour to {pod}"),
+            Inbox::within(pods, &at(any)),
+            &|port| {
+                from(neighbours, neighbour, format!("{pod}:{port}"));
+            },
+        );
+        attempt(format!("neighbour to {node}"), Inbox::at(&at(any)), &|port| {
+            from(neighbours, neighbour, format!("{node}:{port}"));
+        });
+        attempt(
+            format!("neighbour as {absent} to {pod}"),
+            Inbox::within(pods, &at(any)),
+            &|port| {
+                from(neighbours, absent, format!("{pod}:{port}"));
+            },
+        );
+        attempt(
+            format!("{pod} to the neighbour"),
+            Inbox::within(neighbours, &at(any)),
+            &|port| {
+                from(pods, pod, format!("{neighbour}:{port}"));
+            },
+        );
+        attempt(
+            format!("{pod} to {absent}"),
+            Inbox::within(neighbours, &at(any)),
+            &|port| {
+                from(pods, pod, format!("{absent}:{port}"));
+            },
+        );
+        attempt(
+            format!("node as {node} to the neighbour"),
+            Inbox::within(neighbours, &at(any)),
+            &|port| {
+                send(&at(node), &format!("{neighbour}:{port}"));
+            },
+        );
+        attempt(
+            format!("node to {absent}"),
+            Inbox::within(neighbours, &at(any)),
+            &|port| {
+                send(&at(any), &format!("{absent}:{port}"));
+            },
+        );
+    }
+    arrived
+}
+
+#[test]
+fn plaintext_passes_in_no_direction_and_all_of_it_without_the_table() {
+    node("plaintext_passes_in_no_direction", |mut node| async move {
+        let site = site(&mut node).await;
+        assert_eq!(arrivals(&site), Vec::<String>::new());
+
+        // The control: what is tried does arrive where nothing forbids it.
+        let nft = Connection::<Nftables>::new().unwrap();
+        nft.del_table("meshd", Family::Inet).await.unwrap();
+        assert_eq!(arrivals(&site).len(), 14);
+    });
+}
+
+#[test]
+fn what_is_translated_passes() {
+    node("what_is_translated_passes", |mut node| async move {
+        let site = site(&mut node).await;
+        let nft = Connection::<Nftables>::new().unwrap();
+        nft.add_table("masquerade", Family::Inet).await.unwrap();
+        let chain = Chain::new("masquerade", "postrouting")
+            .unwrap()
+            .family(Family::Inet);
+        let chain = chain.base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
+        nft.add_chain(chain).await.unwrap();
+        let rule = Rule::new("masquerade", "postrouting").family(Family::Inet);
+        nft.add_rule(rule.match_oif("eth0").masquerade()).await.unwrap();
+
+        for ([pod, _, absent, neighbour], own) in FAMILIES.into_iter().zip(["192.0.2.1", "2001:db8::1"]) {
+            let any = if pod.starts_with('[') {
+                "[::]:0"
+            } else {
+                "0.0.0.0:0"
+            };
+            let inbox = Inbox::within(&site.neighbour, any);
+            let (from, to) = (format!("{pod}:0"), format!("{neighbour}:{}", inbox.port()));
+            site.pod.run(move || send(&from, &to));
+            assert_eq!(inbox.next(), Some(own.parse().unwrap()));
+            // Translated or not, nothing goes out to a pod's address.
+            let (from, to) = (format!("{pod}:0"), format!("{absent}:{}", inbox.port()));
+            site.pod.run(move || send(&from, &to));
+            assert_eq!(inbox.next(), None);
+            // Answers to what was translated come back.
+            let any = any.to_owned();
+            let echo = site
+                .neighbour
+                .run(move || support::spawn_echo(std::net::UdpSocket::bind(any).unwrap()));
+            let to = format!("{neighbour}:{}", echo.port()).parse().unwrap();
+            assert!(site.pod.asks(to));
+        }
+    });
+}
+
+#[test]
+fn a_pod_sends_as_itself_only() {
+    node("a_pod_sends_as_itself_only", |mut node| async move {
+        let site = site(&mut node).await;
+        let other = Sandbox::new();
+        node.apply(AttachPod(pod(&other, 3))).await;
+        let inboxes = || [Inbox::at("0.0.0.0:0"), Inbox::at("[::]:0")];
+        let try_as = |sources: [&str; 2]| {
+            let inboxes = inboxes();
+            for ((source, [_, node, ..]), inbox) in sources.into_iter().zip(FAMILIES).zip(&inboxes) {
+                let (from, to) = (format!("{source}:0"), format!("{node}:{}", inbox.port()));
+                site.pod.run(move || send(&from, &to));
+            }
+            inboxes.map(|inbox| inbox.next().is_some())
+        };
+        let own = ["10.244.1.2", "[fd00:244:0:1::2]"];
+        assert_eq!(try_as(own), [true, true]);
+
+        let foreign = [
+            "10.244.1.3/32",
+            "fd00:244:0:1::3/128",
+            "192.0.2.77/32",
+            "2001:db8::77/128",
+        ];
+        site.pod
+            .netlink(move |conn| async move { add_addresses(&conn, "eth0", &foreign).await });
+        assert_eq!(
+            try_as(["10.244.1.3", "[fd00:244:0:1::3]"]),
+            [false, false],
+            "another pod's address"
+        );
+        assert_eq!(
+            try_as(["192.0.2.77", "[2001:db8::77]"]),
+            [false, false],
+            "an address of nobody's"
+        );
+        assert_eq!(try_as(own), [true, true]);
+
+        set_mac(&site.pod, MacAddr([2, 0, 0, 0, 2, 3]));
+        assert_eq!(try_as(own), [false, false], "another pod's MAC");
+        set_mac(&site.pod, MacAddr([2, 0, 0, 0, 2, 2]));
+        // With the MAC the pod's neighbour entries went: attaching again brings them back.
+        node.apply(AttachPod(pod(&site.pod, 2))).await;
+        assert_eq!(try_as(own), [true, true]);
+
+        // A pod that is detached from the table only: its entries are what lets it send.
+        let nft = Connection::<Nftables>::new().unwrap();
+        for set in ["pods4", "pods6"] {
+            flush_set(&nft, set).await;
+        }
+        assert_eq!(try_as(own), [false, false]);
+        assert!(!node.observe().await.pod_links["mshp2"].guarded);
+    });
+}
+
+#[test]
+fn the_firewall_is_replaced_as_a_whole_and_keeps_the_pods_entries() {
+    node("the_firewall_is_replaced", |mut node| async move {
+        let _site = site(&mut node).await;
+        let entries = pod_entries().await;
+        assert_eq!(entries.len(), 2);
+        assert_eq!(node.observe().await.firewall, Some(firewall()));
+
+        node.firewall().await;
+        assert_eq!(pod_entries().await, entries);
+
+        // Prefixes that touch, and one within another.
+        let cidrs = [
+            "10.244.0.0/16",
+            "10.245.0.0/16",
+            "10.244.3.0/24",
+            "172.16.0.0/12",
+            "fd00:244::/48",
+        ];
+        let wide = Firewall {
+            pod_cidrs: cidrs.map(|c| c.parse().unwrap()).into(),
+            device: "wg1".to_owned(),
+        };
+        node.apply(SetFirewall(wide.clone())).await;
+        assert_eq!(node.observe().await.firewall, Some(wide));
+        assert_eq!(pod_entries().await, entries);
+        assert!(node.observe().await.pod_links["mshp2"].guarded);
+    });
+}
+
+#[test]
+fn a_table_that_was_changed_counts_as_none() {
+    node("a_table_that_was_changed", |mut node| async move {
+        node.firewall().await;
+        let nft = Connection::<Nftables>::new().unwrap();
+        assert_eq!(listing(&nft).await, LISTING);
+        assert_eq!(node.observe().await.firewall, Some(firewall()));
+
+        let rules = nft.list_rules("meshd", Family::Inet).await.unwrap();
+        for rule in rules {
+            nft.del_rule("meshd", &rule.chain, Family::Inet, rule.handle)
+                .await
+                .unwrap();
+            assert_eq!(
+                node.observe().await.firewall,
+                None,
+                "without a rule of chain {}",
+                rule.chain
+            );
+            node.firewall().await;
+            // Handles are new ones now; one rule of each chain is enough.
+            assert_eq!(node.observe().await.firewall, Some(firewall()));
+            break;
+        }
+        for chain in ["ingress", "egress", "from_pod"] {
+            nft.flush_chain("meshd", chain, Family::Inet).await.unwrap();
+            assert_eq!(node.observe().await.firewall, None, "with chain {chain} flushed");
+            node.firewall().await;
+        }
+        flush_set(&nft, "pod_cidrs4").await;
+        assert_ne!(node.observe().await.firewall, Some(firewall()));
+        node.firewall().await;
+        nft.add_rule(Rule::new("meshd", "ingress").family(Family::Inet).accept())
+            .await
+            .unwrap();
+        assert_eq!(node.observe().await.firewall, None, "with a rule more");
+        nft.flush_ruleset().await.unwrap();
+        assert_eq!(node.observe().await.firewall, None);
+        node.firewall().await;
+        assert_eq!(node.observe().await.firewall, Some(firewall()));
+    });
+}
+
+/// As `nft -s list table inet meshd` has the rules, chain by chain.
+const LISTING: &[&str] = &[
+    "egress: oifname \"mshp*\" accept",
+    "egress: oifname \"lo\" accept",
+    "egress: oifname \"wg0\" accept",
+    "egress: ip saddr @pod_cidrs4 counter drop",
+    "egress: ip daddr @pod_cidrs4 counter drop",
+    "egress: ip6 saddr @pod_cidrs6 counter drop",
+    "egress: ip6 daddr @pod_cidrs6 counter drop",
+    // iifname . ether saddr . ip saddr @pods4 accept, and the same of pods6: spelled out in registers.
+    "from_pod: registers",
+    "from_pod: registers",
+    "from_pod: ip6 saddr fe80::/10 drop",
+    "from_pod: ip6 saddr :: drop",
+    "from_pod: counter drop",
+    "ingress: iifname \"mshp*\" goto from_pod",
+    "ingress: iifname \"lo\" accept",
+    "ingress: iifname \"wg0\" accept",
+    "ingress: ip saddr @pod_cidrs4 counter drop",
+    "ingress: ip daddr @pod_cidrs4 counter drop",
+    "ingress: ip6 saddr @pod_cidrs6 counter drop",
+    "ingress: ip6 daddr @pod_cidrs6 counter drop",
+];
+
+async fn listing(nft: &Connection<Nftables>) -> Vec<String> {
+    let rules = nft.list_rules("meshd", Family::Inet).await.unwrap();
+    let show = |r: &RuleInfo| {
+        let text = r.nft_syntax_stateless();
+        format!("{}: {}", r.chain, text.as_deref().unwrap_or("registers"))
+    };
+    let mut lines: Vec<String> = rules.iter().map(show).collect();
+    lines.sort_by_key(|line| line.split(':').next().unwrap().to_owned());
+    lines
+}
+
+async fn flush_set(nft: &Connection<Nftables>, set: &str) {
+    use nlink::netlink::nftables::{NFT_MSG_DELSETELEM, RawMessage};
+    let mut attrs = Vec::new();
+    // NFTA_SET_ELEM_LIST_TABLE and NFTA_SET_ELEM_LIST_SET, and no elements: all of them.
+    for (kind, text) in [(1u16, "meshd"), (2, set)] {
+        let length = u16::try_from(4 + text.len() + 1).unwrap();
+        attrs.extend(length.to_ne_bytes());
+        attrs.extend(kind.to_ne_bytes());
+        attrs.extend(text.bytes());
+        attrs.push(0);
+        attrs.resize(attrs.len().next_multiple_of(4), 0);
+    }
+    let flush = RawMessage::new(NFT_MSG_DELSETELEM, Family::Inet).attrs(attrs);
+    nft.transaction().raw(flush).commit(nft).await.unwrap();
+}
+
+fn set_mac(sandbox: &Sandbox, mac: MacAddr) {
+    sandbox.netlink(move |conn| async move {
+        conn.set_link_address("eth0", mac.0).await.unwrap();
+    });
+}
