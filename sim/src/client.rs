@@ -199,9 +199,9 @@ impl Client {
     fn event(&self, what: Followed, object: &Value, gone: bool) -> Option<KubeEvent> {
         // What cannot be used is skipped, as the daemon does after it has said so.
         match what {
-            Followed::Nodes => node_event(&frame_of(&parse(object.get("metadata")?)?, gone)).ok()?,
-            Followed::OwnNode => own_node_event(&frame_of(&parse(object)?, gone)).ok()?,
-            Followed::Pods => pod_event(&self.node, &frame_of(&parse(object)?, gone)).ok()?,
+            Followed::Nodes => node_event(frame_of(&parse(object.get("metadata")?)?, gone)).ok()?,
+            Followed::OwnNode => own_node_event(frame_of(&parse(object)?, gone)).ok()?,
+            Followed::Pods => pod_event(&self.node, frame_of(&parse(object)?, gone)).ok()?,
         }
     }
 }
