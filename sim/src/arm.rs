@@ -125,7 +125,7 @@ impl SimArm {
                 _ => {}
             }
             // A runtime takes down what it could not set up, and comes again with a sandbox of another name.
-            self.call(node, &CniCall::Del(id))?;
+            self.del(node, &id)?;
             self.sim.run_for(KUBELET_PAUSE)?;
         }
     }

@@ -12,6 +12,7 @@ mod client;
 mod cluster;
 mod config;
 mod demo;
+mod faults;
 mod invariant;
 mod kernel;
 mod node;

@@ -257,3 +257,52 @@ fn the_control_marker_is_seen_and_is_no_violation() {
     sim.run_for(Duration::from_secs(1)).unwrap();
     assert_eq!(sim.capture.seen.control_markers, 1);
 }
+
+#[test]
+fn an_address_held_twice_ends_the_run() {
+    let mut sim = pair(&[]);
+    let mut ops = operations(&sim, 1, 0);
+    let Some(KernelOp::AttachPod(link)) = ops.pop() else {
+        panic!("the last operation attaches a pod")
+    };
+    sim.check_kernel(1, &KernelOp::AttachPod(link.clone()));
+    assert_eq!(sim.violation(), None);
+    let stolen = PodLink {
+        addresses: addresses(0, 2),
+        ..link
+    };
+    sim.check_kernel(1, &KernelOp::AttachPod(stolen));
+    let violation = sim.violation().unwrap();
+    assert!(
+        violation
+            .what
+            .contains("is held by p1/eth0 here and by p0/eth0 on node-1"),
+        "{violation}"
+    );
+}
+
+#[test]
+fn allowed_ips_that_overlap_end_the_run() {
+    for (net, overlaps) in [
+        ("10.128.0.128/25", false),
+        ("10.128.1.128/25", true),
+        ("10.128.0.0/16", true),
+        ("0.0.0.0/0", true),
+        ("10.128.2.0/24", false),
+        ("fd00:10:244:1::7/128", true),
+        ("fd00:10:244:2::/64", false),
+    ] {
+        let mut sim = pair(&[]);
+        let peer = Peer {
+            public_key: private_key(1, 9).public_key(),
+            endpoint: "192.168.0.99:51820".parse().unwrap(),
+            allowed_ips: [net.parse().unwrap()].into(),
+            keepalive: None,
+        };
+        let op = KernelOp::SetPeer(peer);
+        let stamp = sim.stamp();
+        sim.nodes[0].kernel.apply(stamp, &op).unwrap();
+        sim.check_kernel(0, &op);
+        assert_eq!(sim.violation().is_some(), overlaps, "{net}");
+    }
+}

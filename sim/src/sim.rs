@@ -110,6 +110,12 @@ pub(crate) enum What {
     },
     Follow(Client),
     ApiTimer,
+    Kill {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
     /// The next packet of a stream.
     Stream {
         stream: usize,
@@ -153,7 +159,7 @@ impl Sim {
     /// A cluster whose API server knows no node yet.
     pub(crate) fn unregistered(config: Config) -> Sim {
         let mut underlay = Underlay::new(config.seed, config.link);
-        let nodes: Vec<Node> = (0..config.nodes).map(|node| new_node(&config, node)).collect();
+        let nodes: Vec<Node> = (0..config.nodes).map(|node| new_node(&config, node, 0)).collect();
         for (port, node) in nodes.iter().enumerate() {
             underlay.plug(port, &node.addresses);
         }
@@ -339,6 +345,8 @@ impl Sim {
             What::Frame { client, frame } => self.on_frame(client, &frame),
             What::Follow(client) => self.on_follow(client),
             What::ApiTimer => self.on_api_timer(),
+            What::Kill { node } => self.kill_agent(node),
+            What::Start { node } => self.start_agent(node),
             What::Stream { stream } => self.on_stream(stream),
         }
     }
@@ -387,9 +395,10 @@ impl Sim {
     }
 }
 
-fn new_node(config: &Config, node: usize) -> Node {
+/// A node as it comes; `run` tells one machine from the next under its name.
+pub(crate) fn new_node(config: &Config, node: usize, run: u64) -> Node {
     let addresses = config::underlay_addresses(node);
-    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", &[node as u64]));
+    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", &[node as u64, run]));
     let now = Now {
         boot: Boot(BOOT),
         wall: Wall(EPOCH),

@@ -1,0 +1,64 @@
+//! What whoever drives the simulation does to nodes, besides letting time pass.
+
+use crate::kernel::ops::Fault;
+use crate::node::Node;
+use crate::sim::{Sim, What};
+use crate::trace::Kind;
+use meshd_apiserver::Request;
+use meshd_core::{Event, KernelEvent};
+use std::time::Duration;
+
+impl Sim {
+    /// Gives a node another key, by number; nodes with the same number have the same key. Node 0 has key 0 and so on,
+    /// until told otherwise. An agent that runs keeps the key that it was started with.
+    pub fn set_key(&mut self, node: usize, key: u64) {
+        self.note(node, &format!("key {key}"));
+        self.nodes[node].key = key;
+    }
+
+    /// Operations of the node's kernel to come meet this fault.
+    pub fn add_fault(&mut self, node: usize, fault: Fault) {
+        self.note(node, &format!("{fault:?}"));
+        self.nodes[node].kernel.faults.push(fault);
+    }
+
+    /// Kills the node's agent this much later, whatever it does then.
+    pub fn kill_agent_in(&mut self, node: usize, after: Duration) {
+        self.queue.push(self.now + Sim::nanos(after), What::Kill { node });
+    }
+
+    /// Starts the node's agent this much later.
+    pub fn start_agent_in(&mut self, node: usize, after: Duration) {
+        self.queue
+            .push(self.now + Sim::nanos(after), What::Start { node });
+    }
+
+    /// The machine goes and another comes under its name and addresses: an empty kernel and store, another key, a
+    /// Node with a new UID. Its agent does not run yet; its pods are gone.
+    ///
+    /// # Errors
+    /// What the API server answered.
+    pub fn reinstall(&mut self, node: usize, key: u64) -> Result<(), String> {
+        self.kill_agent(node);
+        self.note(node, &format!("reinstalled with key {key}"));
+        let epoch = self.nodes[node].epoch;
+        let name = self.nodes[node].name.clone();
+        self.nodes[node] = Node {
+            epoch,
+            key,
+            ..crate::sim::new_node(&self.config, node, epoch)
+        };
+        self.admin(Request::delete(format!("/api/v1/nodes/{name}")))?;
+        self.create_node(node)
+    }
+
+    /// Tells the agent what its kernel holds, unasked, as a driver does when something changed.
+    pub fn observe(&mut self, node: usize) {
+        let state = self.nodes[node].kernel.observe();
+        self.agent_event(node, Event::Kernel(KernelEvent::Observed(Box::new(state))));
+    }
+
+    fn note(&mut self, node: usize, what: &str) {
+        self.trace.bytes(self.now, node, Kind::Driver, what.as_bytes());
+    }
+}
