@@ -1,7 +1,6 @@
 //! What whoever drives the simulation does to nodes, besides letting time pass.
 
 use crate::kernel::ops::Fault;
-use crate::node::Node;
 use crate::sim::{Sim, What};
 use crate::trace::Kind;
 use meshd_apiserver::Request;
@@ -43,11 +42,9 @@ impl Sim {
         self.note(node, &format!("reinstalled with key {key}"));
         let epoch = self.nodes[node].epoch;
         let name = self.nodes[node].name.clone();
-        self.nodes[node] = Node {
-            epoch,
-            key,
-            ..crate::sim::new_node(&self.config, node, epoch)
-        };
+        self.nodes[node] = crate::sim::new_node(&self.config, node, epoch);
+        self.nodes[node].epoch = epoch;
+        self.nodes[node].key = key;
         self.admin(Request::delete(format!("/api/v1/nodes/{name}")))?;
         self.create_node(node)
     }
