@@ -1,6 +1,8 @@
 //! What the tests share: devices with known keys, packets, and simulated time.
 #![allow(dead_code, unreachable_pub)] // each test uses its part
 
+pub mod world;
+
 use ipnetwork::IpNetwork;
 use meshd_model::{Boot, Now, PublicKey, Wall};
 use meshd_wireguard_proto::{Device, PeerConfig, PresharedKey, PrivateKey};
