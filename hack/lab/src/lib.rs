@@ -10,6 +10,7 @@ pub mod netns;
 pub mod plan;
 pub mod process;
 pub mod sandbox;
+pub mod scenario;
 pub mod state;
 pub mod traffic;
 pub mod underlay;

@@ -1,12 +1,12 @@
 //! What a run of a scenario has proved.
 
 use meshd_model::NodeName;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What came of one expectation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// The step of the scenario it belongs to.
     pub step: String,
@@ -21,7 +21,7 @@ pub struct Proof {
 }
 
 /// Round trips of answered probes, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundTrips {
     /// How many.
     pub count: usize,
@@ -49,7 +49,7 @@ impl RoundTrips {
 }
 
 /// One node in the report's table, as it was before the pods were deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRow {
     /// Its name.
     pub node: NodeName,
@@ -72,7 +72,7 @@ pub struct NodeRow {
 }
 
 /// All that a run has to say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The scenario's name.
     pub scenario: String,

@@ -222,10 +222,13 @@ impl Scenario {
         })
     }
 
+    /// The text of [`first_light`](Self::first_light).
+    pub const FIRST_LIGHT: &str = include_str!("../scenarios/first-light.yaml");
+
     /// What `cargo demo` and `meshctl sim` run.
     #[must_use]
     pub fn first_light() -> Scenario {
-        Self::parse(include_str!("../scenarios/first-light.yaml")).expect("a test reads this scenario")
+        Self::parse(Self::FIRST_LIGHT).expect("a test reads this scenario")
     }
 }
 

@@ -137,11 +137,18 @@ impl Node {
         if self.agent.is_some() {
             bail!("meshd of {} runs already", self.name);
         }
-        let mut command = Command::new(&self.binaries.meshd);
-        command.arg("--config").arg(&self.paths.config);
+        let command = self.meshd(&[]);
         let name = format!("{}.meshd", self.name);
         self.agent = Some(Process::start(&self.netns, &name, command, &self.paths.logs)?);
         Ok(())
+    }
+
+    /// The daemon's program with this node's configuration, which nothing of our own environment overrides.
+    fn meshd(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binaries.meshd);
+        command.args(arguments).arg("--config").arg(&self.paths.config);
+        command.env_remove("NODE_NAME").env_remove("KUBECONFIG");
+        command
     }
 
     /// kill -9 of the daemon.
@@ -163,9 +170,7 @@ impl Node {
         if let Some(mut agent) = self.agent.take() {
             agent.terminate()?;
         }
-        let mut command = Command::new(&self.binaries.meshd);
-        command.arg("teardown").arg("--config").arg(&self.paths.config);
-        let done = process::run(&self.netns, command, "", PATIENCE)?;
+        let done = process::run(&self.netns, self.meshd(&["teardown"]), "", PATIENCE)?;
         if !done.status.success() {
             bail!("meshd teardown on {}: {}{}", self.name, done.stdout, done.stderr);
         }

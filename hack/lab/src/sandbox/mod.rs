@@ -218,6 +218,12 @@ impl Sandbox {
         self.init
     }
 
+    /// How many namespaces were made so far, as far as the entry tells.
+    #[must_use]
+    pub fn namespaces(&self) -> usize {
+        self.namespaces.len()
+    }
+
     /// Pid of the process to kill if everything must end at once.
     #[must_use]
     pub fn launcher_pid(&self) -> u32 {

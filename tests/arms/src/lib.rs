@@ -1,0 +1,48 @@
+//! Runs the scenarios on every arm that the machine has, and what else needs whole processes.
+//!
+//! An arm that cannot run is skipped by name with its reason; it is a failure where `MESHD_REQUIRE_ARMS` (`sim`,
+//! `netns`, separated by commas) names it. Takes the usual arguments of `cargo test -- ...`.
+
+mod arms;
+mod bad_days;
+mod first_light;
+mod programs;
+mod sandboxed;
+mod sandboxes;
+
+use libtest_mimic::{Arguments, Trial};
+use meshd_lab::sandbox::{self, Entry};
+use std::process::ExitCode;
+
+/// The test binary's `main`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let entries = entries();
+    if let Some(code) = sandbox::enter(&entries) {
+        return code;
+    }
+    if let Some(code) = sandboxes::helper() {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    // One cluster at a time: tests that count lost packets do not share two cores.
+    arguments.test_threads.get_or_insert(1);
+    let conclusion = libtest_mimic::run(&arguments, trials());
+    arms::print_durations();
+    conclusion.exit_code()
+}
+
+fn entries() -> Vec<Entry> {
+    let mut entries = vec![meshd_lab::scenario::ENTRY];
+    entries.extend(sandboxes::ENTRIES);
+    entries.extend(bad_days::entries());
+    entries
+}
+
+fn trials() -> Vec<Trial> {
+    let mut trials = vec![arms::required_are_known()];
+    trials.extend(sandboxes::trials());
+    trials.extend(first_light::trials());
+    trials.extend(bad_days::trials());
+    trials
+}

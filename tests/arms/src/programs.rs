@@ -1,0 +1,88 @@
+//! Builds the programs that the labs run: `cargo test` gives a package no programs of other packages.
+
+use anyhow::{Context, Result, bail};
+use meshd_lab::Binaries;
+use meshd_lab::binaries::VARIABLE;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+static BUILT: OnceLock<(Result<Binaries, String>, Duration)> = OnceLock::new();
+
+/// The programs, built once, with the profile that the tests were built with; those of the folder that
+/// `MESHD_BIN_DIR` names, where it is set.
+pub(crate) fn find() -> Result<Binaries> {
+    let (outcome, _) = BUILT.get_or_init(|| {
+        let begin = Instant::now();
+        (build().map_err(|e| format!("{e:#}")), begin.elapsed())
+    });
+    outcome.clone().map_err(anyhow::Error::msg)
+}
+
+/// How long building took.
+pub(crate) fn time_to_build() -> Duration {
+    BUILT.get().map_or(Duration::ZERO, |(_, time)| *time)
+}
+
+fn build() -> Result<Binaries> {
+    if std::env::var_os(VARIABLE).is_some() {
+        return Binaries::find();
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        // The whole workspace: a part of it would have other features, and build its dependencies again.
+        .args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--bins",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(["--profile", profile()])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run cargo to build the programs")?;
+    if !output.status.success() {
+        bail!("cargo build --workspace --bins ended with {}", output.status);
+    }
+    let programs = executables(&String::from_utf8_lossy(&output.stdout));
+    let program = |name: &str| {
+        let path = programs.get(name).cloned();
+        path.with_context(|| format!("cargo built no program {name}"))
+    };
+    Ok(Binaries {
+        meshd: program("meshd")?,
+        meshd_wg: program("meshd-wg")?,
+        meshd_cni: program("meshd-cni")?,
+    })
+}
+
+/// Programs by name, from cargo's messages.
+fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter_map(|message| {
+            let path = message["executable"].as_str()?;
+            Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
+        })
+        .collect()
+}
+
+/// The tests are in `target/FOLDER/deps/`.
+fn profile() -> &'static str {
+    static PROFILE: OnceLock<String> = OnceLock::new();
+    PROFILE.get_or_init(|| {
+        let own = std::env::current_exe().unwrap_or_default();
+        let folder = own.parent().and_then(Path::parent).and_then(Path::file_name);
+        match folder.and_then(|f| f.to_str()) {
+            None | Some("debug") => "dev".to_owned(),
+            Some(other) => other.to_owned(),
+        }
+    })
+}

@@ -1,0 +1,298 @@
+//! The lab itself, without meshd: it leaves nothing, however it ends, and its capture and probes see what is there.
+
+use crate::arms::{Trouble, trial};
+use crate::sandboxed::{nothing_is_left, run, with_folder};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use meshd_lab::capture::Capture;
+use meshd_lab::netns::Netns;
+use meshd_lab::plan::Plan;
+use meshd_lab::sandbox::{Entry, Inside, Sandbox};
+use meshd_lab::traffic::echo::Echo;
+use meshd_lab::traffic::neighbour::Neighbour;
+use meshd_lab::traffic::probe::Try;
+use meshd_lab::traffic::stream::Stream;
+use meshd_lab::underlay::Underlay;
+use meshd_scenario::{Outcome, ProbeKind};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// First argument of the own binary when it plays a parent that is killed.
+const HELPER: &str = "__start-a-sandbox";
+
+pub(crate) const ENTRIES: [Entry; 4] = [
+    Entry {
+        name: "busy",
+        run: busy,
+    },
+    Entry {
+        name: "panicking",
+        run: panicking,
+    },
+    Entry {
+        name: "lasting",
+        run: lasting,
+    },
+    Entry {
+        name: "plain",
+        run: plain,
+    },
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("netns", "a_sandbox_leaves_nothing", || run("busy", &(), drop)),
+        trial(
+            "netns",
+            "a_sandbox_that_panics_leaves_nothing",
+            panic_leaves_nothing,
+        ),
+        trial(
+            "netns",
+            "a_sandbox_that_is_stopped_leaves_nothing",
+            stop_leaves_nothing,
+        ),
+        trial("netns", "a_sandbox_dies_with_its_parent", parent_is_killed),
+        trial("netns", "probes_and_capture_see_what_is_there", || {
+            run("plain", &(), drop)
+        }),
+    ]
+}
+
+/// Namespaces, links, processes and threads, all of them left as they are.
+fn make_things() -> Result<(Vec<Netns>, Child)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let machines = runtime.block_on(async {
+        let underlay = Underlay::create().await?;
+        let mut machines = Vec::new();
+        for number in 1..=2 {
+            let netns = Netns::create(&Plan::node_name(number).0)?;
+            let (v4, v6) = Plan::node(number);
+            underlay.plug(&netns, v4, v6).await?;
+            machines.push(netns);
+        }
+        anyhow::Ok(machines)
+    })?;
+    let child = machines[0].run(|| Command::new("/proc/self/exe").arg("__sleep").spawn())?;
+    Ok((machines, child.context("start a process inside")?))
+}
+
+fn busy(inside: Inside) -> Result<()> {
+    let (machines, child) = make_things()?;
+    machines.iter().for_each(|m| inside.reporter.namespace(m.inode()));
+    std::mem::forget((machines, child));
+    Ok(())
+}
+
+fn panicking(inside: Inside) -> Result<()> {
+    busy(inside)?;
+    panic!("on purpose");
+}
+
+fn lasting(inside: Inside) -> Result<()> {
+    let reporter = inside.reporter;
+    busy(inside)?;
+    reporter.send(&"ready");
+    std::thread::sleep(Duration::from_secs(600));
+    Ok(())
+}
+
+fn panic_leaves_nothing() -> Result<(), Trouble> {
+    with_folder(|folder| {
+        let mut sandbox = Sandbox::start("panicking", &(), folder)?;
+        while sandbox.message().is_some() {}
+        let ended = sandbox.finish();
+        if ended.failure.is_none() {
+            return Err(Trouble::Failed("the panic was not reported".into()));
+        }
+        nothing_is_left(&ended)
+    })
+}
+
+fn stop_leaves_nothing() -> Result<(), Trouble> {
+    with_folder(|folder| {
+        let mut sandbox = Sandbox::start("lasting", &(), folder)?;
+        let _ready = sandbox.message();
+        nothing_is_left(&sandbox.stop())
+    })
+}
+
+/// What the own binary does when it was started as a helper.
+pub(crate) fn helper() -> Option<ExitCode> {
+    match std::env::args().nth(1)?.as_str() {
+        HELPER => {
+            let folder = std::env::args().nth(2)?;
+            let mut sandbox = Sandbox::start("lasting", &(), folder.as_ref()).ok()?;
+            sandbox.message();
+            println!("{}", sandbox.init_pid()?);
+            std::thread::sleep(Duration::from_secs(600));
+            Some(ExitCode::FAILURE)
+        }
+        "__sleep" => {
+            std::thread::sleep(Duration::from_secs(600));
+            Some(ExitCode::FAILURE)
+        }
+        _ => None,
+    }
+}
+
+/// kill -9 of whoever started a sandbox: its init, and so everything inside, ends by itself.
+fn parent_is_killed() -> Result<(), Trouble> {
+    // Says whether sandboxes are possible here at all.
+    run("busy", &(), drop)?;
+    with_folder(|folder| Ok(parent_is_killed_in(folder)?))
+}
+
+fn parent_is_killed_in(folder: &std::path::Path) -> Result<()> {
+    let mut parent = Command::new("/proc/self/exe")
+        .arg(HELPER)
+        .arg(folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start a parent")?;
+    let mut line = String::new();
+    BufReader::new(parent.stdout.take().context("no stdout")?).read_line(&mut line)?;
+    let init: u32 = line
+        .trim()
+        .parse()
+        .with_context(|| format!("the parent said {line:?}"))?;
+    let inside = members(init)?;
+    ensure!(
+        inside.len() >= 3,
+        "init, worker and a process are expected, not {inside:?}"
+    );
+    kill(Pid::from_raw(i32::try_from(parent.id())?), Signal::SIGKILL)?;
+    parent.wait()?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left: Vec<_> = inside.iter().filter(|pid| is_alive(**pid)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "after kill -9 of their parent there are still {left:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The processes in the pid namespace of a process.
+fn members(of: u32) -> Result<Vec<u32>> {
+    let space = std::fs::read_link(format!("/proc/{of}/ns/pid")).context("init's pid namespace")?;
+    let pids = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    Ok(pids
+        .filter(|pid: &u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|s| s == space))
+        .collect())
+}
+
+/// A zombie that nobody has waited for yet is dead all the same.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .and_then(|s| s.chars().next())
+        .is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+/// Without meshd, two machines reach each other in plaintext, and the capture says so.
+fn plain(inside: Inside) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(plain_async(&inside))
+}
+
+async fn plain_async(inside: &Inside) -> Result<()> {
+    let underlay = Underlay::create().await?;
+    let capture = Capture::start(underlay.bridge_index().await?)?;
+    let mut machines = Vec::new();
+    for number in 1..=2 {
+        let netns = Netns::create(&Plan::node_name(number).0)?;
+        inside.reporter.namespace(netns.inode());
+        let (v4, v6) = Plan::node(number);
+        underlay.plug(&netns, v4, v6).await?;
+        machines.push(netns);
+    }
+    let echo = Echo::start(&machines[1])?;
+    probes_are_answered(&machines[0]).await?;
+    let seen = capture.report()?;
+    ensure!(
+        seen.markers >= 6 && seen.drops == 0,
+        "plaintext was not seen: {seen:?}"
+    );
+    ensure!(seen.control_markers == 0 && seen.pod_addresses == 0, "{seen:?}");
+    neighbour_is_heard(&underlay, &echo, &capture).await?;
+    pods_are_seen(&machines[0], &capture)
+}
+
+async fn probes_are_answered(from: &Netns) -> Result<()> {
+    let (v4, v6) = Plan::node(2);
+    for kind in [ProbeKind::Icmp, ProbeKind::Udp, ProbeKind::Tcp] {
+        for to in [IpAddr::from(v4), IpAddr::from(v6)] {
+            let outcome = Try::open(from, to, kind, 1200, Duration::from_secs(2))
+                .run()
+                .await;
+            ensure!(
+                matches!(outcome, Outcome::Answered(_)),
+                "{kind:?} to {to}: {outcome:?}"
+            );
+        }
+    }
+    let nobody = IpAddr::from(Plan::node(99).0);
+    let outcome = Try::open(from, nobody, ProbeKind::Udp, 64, Duration::from_millis(300))
+        .run()
+        .await;
+    ensure!(!matches!(outcome, Outcome::Answered(_)), "nobody has answered");
+    let stream = Stream::start(from, v4.into(), Duration::from_millis(2))?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let report = stream.stop().await?;
+    ensure!(report.sent > 10 && report.received == report.sent, "{report:?}");
+    Ok(())
+}
+
+async fn neighbour_is_heard(underlay: &Underlay, echo: &Echo, capture: &Capture) -> Result<()> {
+    let netns = Netns::create("neighbour")?;
+    let (v4, v6) = Plan::neighbour();
+    underlay.plug(&netns, v4, v6).await?;
+    let neighbour = Neighbour::new(netns);
+    neighbour.send_marker()?;
+    let (v4, v6) = Plan::node(2);
+    for to in [IpAddr::from(v4), IpAddr::from(v6)] {
+        let payload = neighbour.send(to, Plan::mac(v4))?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ensure!(
+            echo.heard(&payload),
+            "the neighbour was not heard at {to}: its silence would prove nothing"
+        );
+    }
+    let seen = capture.report()?;
+    ensure!(seen.control_markers >= 3, "the neighbour was not seen: {seen:?}");
+    Ok(())
+}
+
+fn pods_are_seen(from: &Netns, capture: &Capture) -> Result<()> {
+    let pod = Plan::pod_cidrs(7)[0].ip();
+    from.run(move || UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", SocketAddr::new(pod, 9)))??;
+    std::thread::sleep(Duration::from_millis(50));
+    let seen = capture.report()?;
+    ensure!(
+        seen.pod_addresses > 0,
+        "a packet to {pod} in clear was not seen: {seen:?}"
+    );
+    judge_offenders(&seen.offenders)
+}
+
+fn judge_offenders(offenders: &[String]) -> Result<()> {
+    ensure!(!offenders.is_empty(), "the offenders are not named");
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! See `meshd_arms`.
+
+fn main() -> std::process::ExitCode {
+    meshd_arms::main()
+}
