@@ -22,13 +22,11 @@ mod recorder;
 mod replay;
 mod writer;
 
-#[cfg(test)]
-mod tests;
-
 use meshd_core::{Action, Config, Event};
 use meshd_model::Now;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use reader::{ReadError, Segment, Tail, read_segment, segments};
 pub use recorder::{Recorder, flush_all};
@@ -50,6 +48,8 @@ pub struct Options {
     pub total_bytes: u64,
     /// Bytes of records that may wait for the writer.
     pub queue_bytes: usize,
+    /// How long to wait after a failed write before the next try.
+    pub retry: Duration,
 }
 
 impl Options {
@@ -61,6 +61,7 @@ impl Options {
             segment_bytes: 8 << 20,
             total_bytes: 64 << 20,
             queue_bytes: 16 << 20,
+            retry: Duration::from_secs(10),
         }
     }
 }

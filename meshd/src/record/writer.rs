@@ -11,14 +11,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Most bytes in one write(2).
 const BATCH: usize = 1 << 20;
 /// Most segments, however small: a daemon that dies at once each time makes many.
 const SEGMENTS_MAX: usize = 256;
-/// How long to wait after a failed write before the next try.
-const PAUSE: Duration = Duration::from_secs(10);
 
 /// What the event loop says to the writer.
 #[derive(Debug)]
@@ -80,7 +78,7 @@ impl Writer {
     /// Writes what comes, in as few write(2) as what waits allows, and never lets it wait for more to come.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            let first = match messages.recv_timeout(PAUSE) {
+            let first = match messages.recv_timeout(self.options.retry) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -136,7 +134,7 @@ impl Writer {
             (Err((path, error)), open) => {
                 if open.take().is_some() {
                     tracing::warn!(path = %path.display(), %error, "cannot write the recording; trying a new segment in a while");
-                    self.retry = Some(Instant::now() + PAUSE);
+                    self.retry = Some(Instant::now() + self.options.retry);
                 }
                 self.lost += self.buffered;
                 self.shared.lost.fetch_add(self.buffered, Ordering::Relaxed);
@@ -159,7 +157,7 @@ impl Writer {
             Err(error) => {
                 tracing::warn!(dir = %self.options.dir.display(), %error, "cannot begin a segment of the recording; trying again in a while");
                 self.segment = None;
-                self.retry = Some(Instant::now() + PAUSE);
+                self.retry = Some(Instant::now() + self.options.retry);
             }
         }
     }
