@@ -32,12 +32,26 @@ pub(crate) async fn attach(conn: &Connection<Route>, guards: &Guards<'_>, link: 
     }
     let existing = existing(conn, &netns, link).await?;
     let made = matches!(existing, Existing::Nothing);
-    let result = attach_to(conn, guards, &netns, link, existing).await;
+    let result = attach_to(conn, guards, &netns, link, existing)
+        .await
+        .map_err(not_the_namespace);
     if result.is_err() && made {
         // The first failure is the one to report.
         let _ = detach(conn, guards, link).await;
     }
     result.map_err(|e| e.within(format_args!("attach {}", link.id)))
+}
+
+/// ENOENT says that the pod's namespace is gone, and that was seen to be there.
+fn not_the_namespace(e: OpError) -> OpError {
+    let errno = e.errno.map(|errno| {
+        if errno == libc::ENOENT {
+            libc::ENODEV
+        } else {
+            errno
+        }
+    });
+    OpError { errno, ..e }
 }
 
 async fn attach_to(
