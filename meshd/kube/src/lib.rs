@@ -1,1 +1,22 @@
-//! To be written.
+//! Kubernetes for meshd: three watches and one writer.
+//!
+//! ```text
+//! Nodes, metadata only   --\
+//! the own Node, whole    ---> translate --> KubeEvent --> the agent
+//! the own Node's pods    --/
+//! KubeAction --> server-side apply of the own Node's annotations --> Applied or Failed
+//! ```
+//!
+//! A watch that fails is taken up again where it was, after a pause that grows and has jitter; one whose history is
+//! gone lists again. That the API server cannot be reached is told once; that it is back is told by the own Node,
+//! which is listed again after every failure of any watch.
+
+mod backoff;
+mod client;
+mod driver;
+mod link;
+mod publish;
+mod watch;
+
+pub use client::{Access, ClientError, connect};
+pub use driver::run;

@@ -63,7 +63,7 @@ impl Frame<&Value> {
     /// # Errors
     /// Where the object is not of that type.
     pub fn decode<T: DeserializeOwned>(self) -> Result<Frame<T>, ObjectProblem> {
-        self.try_map(|object| decode_value(object, object))
+        self.map(|object| decode_value(object, object)).transpose()
     }
 
     /// The frame with its object's metadata.
@@ -71,7 +71,8 @@ impl Frame<&Value> {
     /// # Errors
     /// Where that is no metadata.
     pub fn decode_meta(self) -> Result<Frame<ObjectMeta>, ObjectProblem> {
-        self.try_map(|object| decode_value(object, &object["metadata"]))
+        self.map(|object| decode_value(object, &object["metadata"]))
+            .transpose()
     }
 }
 
@@ -99,10 +100,28 @@ impl<T> Frame<T> {
         }
     }
 
-    fn try_map<U, E>(self, map: impl FnOnce(T) -> Result<U, E>) -> Result<Frame<U>, E> {
+    /// The same frame of another object.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Frame<U> {
+        match self {
+            Frame::Applied(object) => Frame::Applied(map(object)),
+            Frame::Deleted(object) => Frame::Deleted(map(object)),
+            Frame::Bookmark {
+                resource_version,
+                initial,
+            } => Frame::Bookmark {
+                resource_version,
+                initial,
+            },
+            Frame::Error { code } => Frame::Error { code },
+        }
+    }
+}
+
+impl<T, E> Frame<Result<T, E>> {
+    fn transpose(self) -> Result<Frame<T>, E> {
         Ok(match self {
-            Frame::Applied(object) => Frame::Applied(map(object)?),
-            Frame::Deleted(object) => Frame::Deleted(map(object)?),
+            Frame::Applied(object) => Frame::Applied(object?),
+            Frame::Deleted(object) => Frame::Deleted(object?),
             Frame::Bookmark {
                 resource_version,
                 initial,

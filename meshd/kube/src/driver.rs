@@ -1,0 +1,145 @@
+//! The driver: its three watches and its writer, side by side.
+
+use crate::link::{Closed, Link};
+use crate::publish::publish;
+use crate::watch::{Kind, boxed, config, follow};
+use futures::stream::BoxStream;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use meshd_core::{KubeAction, KubeEvent};
+use meshd_model::NodeName;
+use meshd_translate::{Frame, ObjectProblem, node_event, own_node_event, pod_event};
+use tokio::sync::mpsc;
+
+/// Watches on behalf of `node`'s agent and carries its actions out, until the agent takes no events or sends no
+/// actions any more.
+///
+/// Both channels are the caller's, and bounded. While `events` is full the watches wait and so do actions, whose
+/// outcomes are events too; so whoever sends an action must not wait for room without taking events.
+pub async fn run(
+    client: Client,
+    node: NodeName,
+    events: mpsc::Sender<KubeEvent>,
+    actions: mpsc::Receiver<KubeAction>,
+) {
+    let link = Link::new(events);
+    let own = OwnNode {
+        api: Api::all(client.clone()),
+        node: node.clone(),
+        seen: false,
+    };
+    let nodes = Nodes {
+        api: Api::all(client.clone()),
+    };
+    let pods = Pods {
+        api: Api::all(client.clone()),
+        node: node.clone(),
+    };
+    let ended: Result<(), Closed> = tokio::select! {
+        ended = follow(own, &link) => ended,
+        ended = follow(nodes, &link) => ended,
+        ended = follow(pods, &link) => ended,
+        ended = publish(client, node, actions, &link) => ended,
+        () = link.closed() => Err(Closed),
+    };
+    tracing::debug!(?ended, "the Kubernetes driver ends");
+}
+
+/// All Nodes, metadata only: whole ones cost megabytes a second in a large cluster.
+struct Nodes {
+    api: Api<PartialObjectMeta<Node>>,
+}
+
+impl Kind for Nodes {
+    type Object = PartialObjectMeta<Node>;
+    const NAME: &'static str = "Nodes";
+
+    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Self::Object>>> {
+        boxed(watcher(self.api.clone(), config(240, 290)))
+    }
+
+    fn reset(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::NodesReset)
+    }
+
+    fn synced(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::NodesSynced)
+    }
+
+    fn change(
+        &mut self,
+        frame: Frame<&Self::Object>,
+        _listed: bool,
+    ) -> Result<Option<KubeEvent>, ObjectProblem> {
+        node_event(frame.map(|node| &node.metadata))
+    }
+}
+
+/// The own Node, whole. Its watch is the one that finds out whether the API server is there: it is short, and it
+/// begins with a list again whenever anything failed.
+struct OwnNode {
+    api: Api<Node>,
+    node: NodeName,
+    /// Whether the list that is being read has it.
+    seen: bool,
+}
+
+impl Kind for OwnNode {
+    type Object = Node;
+    const NAME: &'static str = "the own Node";
+
+    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Node>>> {
+        let config = config(45, 60).fields(&format!("metadata.name={}", self.node));
+        boxed(watcher(self.api.clone(), config))
+    }
+
+    fn reset(&mut self) -> Option<KubeEvent> {
+        self.seen = false;
+        None
+    }
+
+    fn synced(&mut self) -> Option<KubeEvent> {
+        (!self.seen).then_some(KubeEvent::OwnNodeDeleted)
+    }
+
+    fn change(&mut self, frame: Frame<&Node>, _listed: bool) -> Result<Option<KubeEvent>, ObjectProblem> {
+        self.seen = true;
+        own_node_event(frame)
+    }
+
+    fn begins_anew(&self) -> bool {
+        true
+    }
+}
+
+/// The pods that are bound to the own Node.
+struct Pods {
+    api: Api<Pod>,
+    node: NodeName,
+}
+
+impl Kind for Pods {
+    type Object = Pod;
+    const NAME: &'static str = "the node's pods";
+
+    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Pod>>> {
+        let config = config(240, 290).fields(&format!("spec.nodeName={}", self.node));
+        boxed(watcher(self.api.clone(), config))
+    }
+
+    fn reset(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::PodsReset)
+    }
+
+    fn synced(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::PodsSynced)
+    }
+
+    fn change(&mut self, frame: Frame<&Pod>, listed: bool) -> Result<Option<KubeEvent>, ObjectProblem> {
+        let event = pod_event(&self.node.0, frame)?;
+        // In a list, a pod that does not count is one that is not named.
+        Ok(event.filter(|e| !listed || matches!(e, KubeEvent::PodApplied(_))))
+    }
+}
