@@ -1,0 +1,175 @@
+//! The event loop with a real agent and a real clock; the test holds the drivers' ends.
+
+use meshd::clock::SystemClock;
+use meshd::drivers::{Closed, Port};
+use meshd::run::{Loop, LoopError, Ports};
+use meshd::socket::{Reply, SocketMessage};
+use meshd_core::{
+    CniCall, Config, Endpoints, Identity, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent,
+    NodeAgent, RequestId, StoreAction, StoreEvent,
+};
+use meshd_model::cni::{Add, code};
+use meshd_model::kernel::{KernelState, Mark};
+use meshd_model::{AttachmentId, KeyHandle, PublicKey};
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// The other ends.
+struct Drivers {
+    kube: (mpsc::Sender<KubeEvent>, mpsc::Receiver<KubeAction>),
+    kernel: (mpsc::Sender<KernelEvent>, mpsc::Receiver<KernelAction>),
+    store: (mpsc::Sender<StoreEvent>, mpsc::Receiver<StoreAction>),
+    socket: mpsc::Sender<SocketMessage>,
+}
+
+fn config() -> Config {
+    Config {
+        node: "node-0".into(),
+        identity: Identity {
+            handle: KeyHandle(1),
+            public_key: PublicKey([9; 32]),
+        },
+        cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        service_cidrs: Vec::new(),
+        device: "meshd0".into(),
+        listen_port: 51820,
+        endpoints: Endpoints::InternalIp,
+        mark: Mark {
+            value: 0x1000_0000,
+            mask: 0x1000_0000,
+        },
+        route_table: 1090,
+        rule_priority: 1090,
+        mtu: None,
+        resync: Duration::from_millis(100),
+        address_rest: Duration::from_secs(1),
+        allow_unnamed_pods: true,
+    }
+}
+
+fn start(stop: impl Future<Output = ()> + Send + 'static) -> (Drivers, JoinHandle<Result<(), LoopError>>) {
+    fn port<E, A>(name: &'static str) -> (Port<E, A>, (mpsc::Sender<E>, mpsc::Receiver<A>)) {
+        let (events, from_driver) = mpsc::channel(16);
+        let (to_driver, actions) = mpsc::channel(16);
+        (Port::new(name, from_driver, to_driver), (events, actions))
+    }
+    let (kube, kube_end) = port("kube");
+    let (kernel, kernel_end) = port("kernel");
+    let (store, store_end) = port("store");
+    let (socket_end, socket) = mpsc::channel(16);
+    let ports = Ports {
+        kube,
+        kernel,
+        store,
+        socket,
+    };
+    let clock = SystemClock::new().unwrap();
+    let agent = NodeAgent::new(config(), 1, meshd::clock::now());
+    let task = tokio::spawn(Loop::new(agent, clock, ports, None).run(stop));
+    let drivers = Drivers {
+        kube: kube_end,
+        kernel: kernel_end,
+        store: store_end,
+        socket: socket_end,
+    };
+    (drivers, task)
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future)
+        .await
+        .expect("it comes within 10 s")
+}
+
+async fn ended(task: JoinHandle<Result<(), LoopError>>) -> Result<(), LoopError> {
+    soon(task).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_driver_that_dies_ends_the_loop_with_an_error() {
+    let forever = std::future::pending::<()>;
+    let (drivers, task) = start(forever());
+    drop(drivers.kernel);
+    assert!(matches!(
+        ended(task).await,
+        Err(LoopError::Driver(Closed("kernel")))
+    ));
+    let (drivers, task) = start(forever());
+    drop(drivers.store);
+    assert!(matches!(
+        ended(task).await,
+        Err(LoopError::Driver(Closed("store")))
+    ));
+    let (drivers, task) = start(forever());
+    drop(drivers.kube);
+    assert!(matches!(
+        ended(task).await,
+        Err(LoopError::Driver(Closed("kube")))
+    ));
+    let (drivers, task) = start(forever());
+    drop(drivers.socket);
+    assert!(matches!(ended(task).await, Err(LoopError::Socket)));
+}
+
+#[tokio::test]
+async fn stopping_sends_no_driver_anything_more() {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (mut drivers, task) = start(async move {
+        let _ = stopped.await;
+    });
+    let first = soon(drivers.kernel.1.recv()).await.unwrap();
+    assert_eq!(first.op, KernelOp::Observe);
+    stop.send(()).unwrap();
+    ended(task).await.unwrap();
+    assert_eq!(drivers.kernel.1.recv().await, None);
+}
+
+#[tokio::test]
+async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
+    let (mut drivers, _task) = start(std::future::pending());
+    assert!(matches!(
+        soon(drivers.store.1.recv()).await,
+        Some(StoreAction::Load { .. })
+    ));
+    let loaded = StoreEvent::Loaded {
+        leases: Vec::new(),
+        damaged: Vec::new(),
+    };
+    drivers.store.0.send(loaded).await.unwrap();
+    // Nobody has told the agent its pod CIDRs: it answers before the deadline, which only its alarm can tell it.
+    let (reply, answer) = oneshot::channel::<Reply>();
+    let request = SocketMessage::Request {
+        id: RequestId(1),
+        deadline: meshd::clock::now().boot + Duration::from_millis(300),
+        call: CniCall::Add(Add {
+            id: AttachmentId {
+                container_id: "c".into(),
+                ifname: "eth0".into(),
+            },
+            netns: "/run/netns/c".into(),
+            pod: None,
+        }),
+        reply,
+    };
+    drivers.socket.send(request).await.unwrap();
+    let error = soon(answer).await.unwrap().unwrap_err();
+    assert_eq!(error.code, code::TRY_AGAIN, "{error}");
+    // What the kernel answers brings the next action, and the resync's alarm a further observation.
+    let mut observations = 0;
+    while observations < 3 {
+        let action = soon(drivers.kernel.1.recv()).await.unwrap();
+        let event = match action.op {
+            KernelOp::Observe => {
+                observations += 1;
+                KernelEvent::Observed(Box::new(KernelState::default()))
+            }
+            _ => KernelEvent::Applied(action.id),
+        };
+        drivers.kernel.0.send(event).await.unwrap();
+    }
+    let (reply, status) = oneshot::channel();
+    drivers.socket.send(SocketMessage::Status(reply)).await.unwrap();
+    assert_eq!(soon(status).await.unwrap().node.0, "node-0");
+}
