@@ -3,16 +3,25 @@
 use super::Port;
 use crate::settings::Settings;
 use meshd_core::{KubeAction, KubeEvent};
+use meshd_kube::{Access, ClientError};
+use meshd_model::NodeName;
 use tokio::sync::mpsc;
 
-/// Starts the driver.
-#[must_use]
-pub fn start_kube(_settings: &Settings) -> Port<KubeEvent, KubeAction> {
-    let (actions, mut requests) = mpsc::channel(64);
-    let (outcomes, events) = mpsc::channel(64);
-    tokio::spawn(async move {
-        while requests.recv().await.is_some() {}
-        drop(outcomes);
-    });
-    Port::new("kube", events, actions)
+/// Events that may wait for the loop: a large cluster's list comes in one go.
+const EVENTS: usize = 1024;
+/// Actions that may wait for the API server: there is one resource to write.
+const ACTIONS: usize = 16;
+
+/// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
+pub async fn start_kube(settings: &Settings) -> Result<Port<KubeEvent, KubeAction>, ClientError> {
+    let access = match &settings.kubeconfig {
+        Some(path) => Access::Kubeconfig(path.clone()),
+        None => Access::InCluster,
+    };
+    let client = meshd_kube::connect(&access).await?;
+    let node = NodeName(settings.node_name.clone().unwrap_or_default());
+    let (actions, requests) = mpsc::channel(ACTIONS);
+    let (outcomes, events) = mpsc::channel(EVENTS);
+    tokio::spawn(meshd_kube::run(client, node, outcomes, requests));
+    Ok(Port::new("kube", events, actions))
 }
