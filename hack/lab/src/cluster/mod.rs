@@ -5,6 +5,7 @@ pub mod api;
 pub mod cni;
 pub mod node;
 pub mod pod;
+pub mod relay;
 
 use crate::Binaries;
 use crate::capture::Capture;
@@ -63,7 +64,7 @@ impl Cluster {
     pub async fn up(
         nodes: usize,
         binaries: &Binaries,
-        api: Api,
+        mut api: Api,
         kubernetes: Option<Kubernetes>,
         reporter: Reporter,
         tell: &mut dyn FnMut(String),
@@ -75,7 +76,7 @@ impl Cluster {
         let underlay = Underlay::create().await?;
         let capture = Capture::start(underlay.bridge_index().await?)?;
         let neighbour = Self::plug_neighbour(&underlay, reporter).await?;
-        let api = api.start().await?;
+        api.start().await?;
         let kubernetes = match kubernetes {
             Some(kubernetes) => kubernetes,
             None => Kubernetes::embedded()?,
@@ -116,7 +117,13 @@ impl Cluster {
         let (v4, v6) = Plan::node(number);
         self.underlay.plug(&netns, v4, v6).await?;
         self.kubernetes.create_node(&name, number).await?;
-        let mut node = Node::create(number, netns, &self.binaries, &self.api.kubeconfig(&name)).await?;
+        let mut node = Node::create(
+            number,
+            netns,
+            &self.binaries,
+            &self.api.kubeconfig(&name).to_string(),
+        )
+        .await?;
         node.start_device()?;
         node.start_agent()?;
         self.nodes.push(node);

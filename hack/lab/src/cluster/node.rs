@@ -116,7 +116,10 @@ impl Node {
     /// Starts the device, and waits until it can be configured.
     pub fn start_device(&mut self) -> Result<()> {
         let mut command = Command::new(&self.binaries.meshd_wg);
-        command.arg("--socket-dir").arg(&self.paths.wireguard).arg(DEVICE);
+        command
+            .args(["--foreground", "--socket-dir"])
+            .arg(&self.paths.wireguard)
+            .arg(DEVICE);
         let name = format!("{}.meshd-wg", self.name);
         let mut device = Process::start(&self.netns, &name, command, &self.paths.logs)?;
         let socket = self.paths.wireguard.join(format!("{DEVICE}.sock"));
@@ -170,12 +173,13 @@ impl Node {
         if let Some(mut agent) = self.agent.take() {
             agent.terminate()?;
         }
+        // First: a device's interface can be removed only when no process holds it.
+        if let Some(mut device) = self.device.take() {
+            device.terminate()?;
+        }
         let done = process::run(&self.netns, self.meshd(&["teardown"]), "", PATIENCE)?;
         if !done.status.success() {
             bail!("meshd teardown on {}: {}{}", self.name, done.stdout, done.stderr);
-        }
-        if let Some(mut device) = self.device.take() {
-            device.terminate()?;
         }
         Ok(())
     }
