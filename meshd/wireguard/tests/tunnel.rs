@@ -1,0 +1,158 @@
+//! Two devices in two network namespaces, and packets between them.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::traffic::{echo, overlay, passes, stream};
+use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, setup, skip};
+
+/// Both families, small and large, TCP both ways.
+fn exchange(lab: &Lab) {
+    for family in [0, 1] {
+        let (a, b) = (overlay(1)[family], overlay(2)[family]);
+        assert!(passes(&lab.a, a, echo(&lab.b, b)), "{a} to {b}");
+        assert!(passes(&lab.b, b, echo(&lab.a, a)), "{b} to {a}");
+        stream(&lab.a, &lab.b, b, 3_000_000);
+        stream(&lab.b, &lab.a, a, 3_000_000);
+    }
+}
+
+fn carries_both_families(over_v6: bool, args: &'static [&'static str]) -> impl FnOnce(Lab) {
+    move |lab| {
+        let start = |node: &Node| Process::spawn(node, meshd_wg(node, args), node.socket());
+        let devices = [start(&lab.a), start(&lab.b)];
+        for (device, node) in devices.iter().zip([&lab.a, &lab.b]) {
+            device.set(&setup(node, over_v6));
+            node.overlay();
+        }
+        exchange(&lab);
+        for device in &devices {
+            let bytes = |key| device.get(key)[0].parse::<u64>().unwrap();
+            assert!(bytes("rx_bytes") > 6_000_000 && bytes("tx_bytes") > 6_000_000);
+            assert!(bytes("last_handshake_time_sec") > 1_700_000_000);
+        }
+    }
+}
+
+#[test]
+fn both_families_pass_over_ipv4() {
+    isolated(
+        "both_families_pass_over_ipv4",
+        carries_both_families(false, &["--foreground"]),
+    );
+}
+
+#[test]
+fn both_families_pass_over_ipv6() {
+    isolated(
+        "both_families_pass_over_ipv6",
+        carries_both_families(true, &["--foreground"]),
+    );
+}
+
+#[test]
+fn both_families_pass_without_offload() {
+    let args = &["--foreground", "--no-offload"];
+    isolated(
+        "both_families_pass_without_offload",
+        carries_both_families(false, args),
+    );
+}
+
+#[test]
+fn a_killed_device_leaves_its_interface_and_the_next_takes_over() {
+    isolated(
+        "a_killed_device_leaves_its_interface_and_the_next_takes_over",
+        |lab| {
+            let devices = [Process::start(&lab.a), Process::start(&lab.b)];
+            for (device, node) in devices.iter().zip([&lab.a, &lab.b]) {
+                device.set(&setup(node, false));
+                node.overlay();
+            }
+            let [a, b] = devices;
+            assert!(passes(&lab.a, overlay(1)[0], echo(&lab.b, overlay(2)[0])));
+            assert_eq!(lab.a.tun_addresses(), Some(2));
+            a.kill();
+            assert_eq!(lab.a.tun_addresses(), Some(2), "addresses outlive the process");
+            let again = Process::start(&lab.a);
+            again.set(&setup(&lab.a, false));
+            assert_eq!(lab.a.tun_addresses(), Some(2));
+            exchange(&lab);
+            drop(b);
+        },
+    );
+}
+
+/// The program, or why the test cannot run.
+fn boringtun() -> Result<PathBuf, String> {
+    let advice = "install it with `cargo install boringtun-cli`, or name it in MESHD_BORINGTUN";
+    if let Some(path) = std::env::var_os("MESHD_BORINGTUN") {
+        let path = PathBuf::from(path);
+        return if path.exists() {
+            Ok(path)
+        } else {
+            Err(format!(
+                "MESHD_BORINGTUN names {}, which is not there: {advice}",
+                path.display()
+            ))
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("boringtun-cli"))
+        .find(|program| program.is_file())
+        .ok_or_else(|| format!("boringtun-cli is not in PATH: {advice}"))
+}
+
+fn start_boringtun(node: &Node, program: &Path) -> Process {
+    std::fs::create_dir_all("/run/wireguard").unwrap();
+    let mut command = Command::new(program);
+    command
+        .args([
+            "--foreground",
+            "--disable-drop-privileges",
+            "--threads",
+            "1",
+            IFNAME,
+        ])
+        .env("WG_SUDO", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    // Its place is fixed; /run is the test's own.
+    Process::spawn(
+        node,
+        command,
+        PathBuf::from(format!("/var/run/wireguard/{IFNAME}.sock")),
+    )
+}
+
+#[test]
+fn boringtun_cli_understands_us() {
+    const NAME: &str = "boringtun_cli_understands_us";
+    let program = match boringtun() {
+        Ok(program) => program,
+        Err(reason) => return skip(NAME, &reason),
+    };
+    isolated(NAME, move |lab| {
+        let ours = Process::start(&lab.a);
+        let theirs = start_boringtun(&lab.b, &program);
+        ours.set(&setup(&lab.a, false));
+        theirs.set(&setup(&lab.b, false));
+        lab.a.overlay();
+        lab.b.overlay();
+        exchange(&lab);
+        // A new session, begun by the other side.
+        drop(theirs);
+        let theirs = start_boringtun(&lab.b, &program);
+        theirs.set(&setup(&lab.b, false));
+        lab.b.overlay();
+        let to = echo(&lab.a, overlay(1)[0]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while !passes(&lab.b, overlay(2)[0], to) {
+            assert!(Instant::now() < end, "boringtun cannot begin a session");
+        }
+        exchange(&lab);
+    });
+}
