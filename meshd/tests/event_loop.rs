@@ -9,7 +9,7 @@ use meshd_core::{
     NodeAgent, RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, code};
-use meshd_model::kernel::{KernelState, Mark};
+use meshd_model::kernel::Mark;
 use meshd_model::{AttachmentId, KeyHandle, PublicKey};
 use std::future::Future;
 use std::time::Duration;
@@ -163,7 +163,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
         let event = match action.op {
             KernelOp::Observe => {
                 observations += 1;
-                KernelEvent::Observed(Box::new(KernelState::default()))
+                KernelEvent::Observed(Box::default())
             }
             _ => KernelEvent::Applied(action.id),
         };
