@@ -88,12 +88,12 @@ impl Runtime {
                 break;
             }
             if ready.v4 {
-                self.from_network(Family::V4);
+                self.network_to_tun(Family::V4);
             }
             if ready.v6 {
-                self.from_network(Family::V6);
+                self.network_to_tun(Family::V6);
             }
-            if ready.tun && !self.from_tun()? {
+            if ready.tun && !self.tun_to_network()? {
                 tracing::info!(ifname = self.ifname, "the interface was deleted");
                 break;
             }
@@ -161,7 +161,7 @@ impl Runtime {
         })
     }
 
-    fn from_network(&mut self, family: Family) {
+    fn network_to_tun(&mut self, family: Family) {
         for _ in 0..TURN {
             let now = clock::now();
             let (device, dropped) = (&mut self.device, &mut self.dropped);
@@ -181,7 +181,7 @@ impl Runtime {
     }
 
     /// False when the interface is gone.
-    fn from_tun(&mut self) -> anyhow::Result<bool> {
+    fn tun_to_network(&mut self) -> anyhow::Result<bool> {
         for _ in 0..TURN {
             let count = match self.tun.read()? {
                 Read::Packets(count) => count,

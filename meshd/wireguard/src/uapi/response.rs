@@ -17,7 +17,7 @@ pub(crate) fn get(device: &Device, listen_port: u16, fwmark: u32) -> Zeroizing<S
             .sum::<usize>();
     let mut out = Zeroizing::new(String::with_capacity(size));
     if let Some(key) = device.private_key() {
-        line(&mut out, "private_key", &*hexadecimal(&*key.to_bytes()));
+        line(&mut out, "private_key", &*hexadecimal(&key.to_bytes()));
     }
     line(&mut out, "listen_port", &listen_port);
     if fwmark != 0 {
