@@ -229,6 +229,9 @@ impl NodeAgent {
         if node.name != self.config.node {
             return;
         }
+        if self.own.node.as_ref().is_some_and(|n| n.uid != node.uid) {
+            self.publisher.forget();
+        }
         self.own.apply(node, &self.bounds);
         self.refresh_local(now);
         self.note_published(now.boot);
@@ -296,9 +299,7 @@ impl NodeAgent {
                 let published = self
                     .desired_peer(&peer.public_key)
                     .map_or(peer.endpoint, |p| p.endpoint);
-                self.observed
-                    .endpoints_intended
-                    .insert(peer.public_key, published);
+                self.observed.intend_peer(peer, published);
             }
             _ => {}
         }
@@ -331,7 +332,8 @@ impl NodeAgent {
     fn carried_out(&mut self, task: &Task) {
         match task {
             Task::Kernel(op) => {
-                self.observed.apply(op);
+                let robbed = self.observed.apply(op);
+                self.dirty.extend(robbed.into_iter().map(Resource::Peer));
                 if matches!(op, KernelOp::SetDevice(_)) {
                     // Its kind and its port are published only as they were seen.
                     self.want_observation();
@@ -352,7 +354,7 @@ impl NodeAgent {
             self.observe_wanted = true;
         }
         if let Task::Kernel(KernelOp::SetPeer(peer)) = &task {
-            self.observed.endpoints_intended.remove(&peer.public_key);
+            self.observed.peer_failed(peer.public_key);
         }
         let until = self
             .ops

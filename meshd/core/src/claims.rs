@@ -3,16 +3,14 @@
 //! overlap it, so a change touches only them, and the claims that hold never overlap across nodes.
 //!
 //! ```text
-//! by_prefix   10.244.1.0/24 -> {node-1, node-7}   exact prefixes, each with its claimants in order of seniority
-//! lengths     (v4, 24) -> 2                       which prefix lengths an ancestor can have
+//! 10.244.1.0/24 -> {node-1, node-7}   exact prefixes, each with its claimants in order of seniority
 //! ```
 
+use crate::prefix_map::PrefixMap;
 use ipnetwork::IpNetwork;
-use meshd_model::net::{Family, canonical, contains};
 use meshd_model::{NodeName, NodeUid};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
 
 /// One incarnation of a node. The order is seniority: the smallest wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,52 +22,25 @@ pub(crate) struct Claimant {
 
 /// The index.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Claims {
-    by_prefix: BTreeMap<IpNetwork, BTreeSet<Claimant>>,
-    lengths: BTreeMap<(Family, u8), usize>,
-}
+pub(crate) struct Claims(PrefixMap<BTreeSet<Claimant>>);
 
 impl Claims {
     /// Adds a claim; the prefix is canonical.
     pub(crate) fn add(&mut self, prefix: IpNetwork, claimant: Claimant) {
-        let claimants = self.by_prefix.entry(prefix).or_default();
-        if claimants.is_empty() {
-            *self.lengths.entry(length(prefix)).or_default() += 1;
-        }
-        claimants.insert(claimant);
+        self.0.entry(prefix).insert(claimant);
     }
 
     pub(crate) fn remove(&mut self, prefix: IpNetwork, claimant: &Claimant) {
-        let Some(claimants) = self.by_prefix.get_mut(&prefix) else {
-            return;
-        };
-        claimants.remove(claimant);
-        if !claimants.is_empty() {
-            return;
-        }
-        self.by_prefix.remove(&prefix);
-        if let Some(count) = self.lengths.get_mut(&length(prefix)) {
-            *count -= 1;
-            if *count == 0 {
-                self.lengths.remove(&length(prefix));
-            }
-        }
+        self.0.change(prefix, |claimants| {
+            claimants.remove(claimant);
+            claimants.is_empty()
+        });
     }
 
     /// Every claim that shares an address with `prefix`, equal ones included.
     pub(crate) fn overlapping(&self, prefix: IpNetwork) -> impl Iterator<Item = (IpNetwork, &Claimant)> {
-        let within = self
-            .by_prefix
-            .range(first_key(prefix)..=last_key(prefix))
-            .filter(move |(p, _)| contains(prefix, **p));
-        let family = Family::of(prefix.network());
-        let around = self
-            .lengths
-            .range((family, 0)..(family, prefix.prefix()))
-            .filter_map(move |((_, length), _)| self.by_prefix.get_key_value(&truncated(prefix, *length)));
-        within
-            .chain(around)
-            .flat_map(|(p, claimants)| claimants.iter().map(move |c| (*p, c)))
+        let found = self.0.overlapping(prefix);
+        found.flat_map(|(p, claimants)| claimants.iter().map(move |c| (p, c)))
     }
 
     /// The most senior of the other nodes that claim a part of `prefix` and are senior to `claimant`.
@@ -81,47 +52,22 @@ impl Claims {
 
     /// Whose claim to exactly this prefix holds.
     pub(crate) fn holder(&self, prefix: IpNetwork) -> Option<&Claimant> {
-        let first = self.by_prefix.get(&prefix)?.first()?;
+        let first = self.0.get(prefix)?.first()?;
         self.senior(prefix, first).is_none().then_some(first)
     }
 
     /// All prefixes that anyone claims.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNetwork> {
-        self.by_prefix.keys().copied()
+        self.0.keys()
     }
-}
-
-fn length(prefix: IpNetwork) -> (Family, u8) {
-    (Family::of(prefix.network()), prefix.prefix())
-}
-
-fn truncated(prefix: IpNetwork, length: u8) -> IpNetwork {
-    canonical(IpNetwork::new(prefix.network(), length).expect("shorter than a valid prefix"))
-}
-
-/// Networks are ordered by address, then by length: these two enclose all that lie within `prefix`.
-fn first_key(prefix: IpNetwork) -> IpNetwork {
-    IpNetwork::new(prefix.network(), 0).expect("0 is a valid length")
-}
-
-fn last_key(prefix: IpNetwork) -> IpNetwork {
-    let (address, length): (IpAddr, u8) = match prefix {
-        IpNetwork::V4(n) => {
-            let host = u32::MAX.checked_shr(n.prefix().into()).unwrap_or(0);
-            (Ipv4Addr::from_bits(n.network().to_bits() | host).into(), 32)
-        }
-        IpNetwork::V6(n) => {
-            let host = u128::MAX.checked_shr(n.prefix().into()).unwrap_or(0);
-            (Ipv6Addr::from_bits(n.network().to_bits() | host).into(), 128)
-        }
-    };
-    IpNetwork::new(address, length).expect("the longest length is valid")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshd_model::net::canonical;
     use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     fn net(text: &str) -> IpNetwork {
         text.parse().unwrap()

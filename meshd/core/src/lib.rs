@@ -32,6 +32,7 @@ mod ops;
 mod own;
 mod peers;
 mod pods;
+mod prefix_map;
 mod problems;
 mod publish;
 mod readiness;

@@ -245,6 +245,14 @@ impl Nodes {
         })
     }
 
+    /// Whether [`Self::peer`] is there for the key of a node that holds a prefix.
+    pub(crate) fn is_peer(&self, key: &PublicKey, own_key: &PublicKey, families: &BTreeSet<Family>) -> bool {
+        key != own_key
+            && self
+                .by_key(key)
+                .is_some_and(|(_, node)| node.endpoint(families).is_some())
+    }
+
     /// The prefixes of a node that are its own and nobody else's.
     fn held<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = IpNetwork> {
         node.claims

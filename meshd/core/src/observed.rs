@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::action::{KernelOp, Resource};
+use crate::prefix_map::PrefixMap;
 
 /// What the kernel tells routes apart with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +40,14 @@ impl RouteKey {
     }
 }
 
+/// What an outstanding action gives a peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Intended {
+    /// The published endpoint, which need not be the one that is set.
+    endpoint: SocketAddr,
+    allowed_ips: BTreeSet<IpNetwork>,
+}
+
 /// The copy.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Observed {
@@ -49,14 +58,16 @@ pub(crate) struct Observed {
     /// Whether the device was observed since it was last set: only then is its kind and port known to be true.
     pub(crate) device_fresh: bool,
     pub(crate) peers: BTreeMap<PublicKey, PeerState>,
+    /// Which peers have an allowed IP, or will once their outstanding action is carried out.
+    holders: PrefixMap<BTreeSet<PublicKey>>,
     pub(crate) routes: BTreeMap<RouteKey, BTreeSet<Route>>,
     pub(crate) rules: BTreeMap<IpNetwork, BTreeSet<Rule>>,
     pub(crate) links: BTreeMap<String, PodLinkState>,
     pub(crate) underlay: Vec<UnderlayAddress>,
     /// The published endpoint that each peer was last given: one that roamed since is no difference.
     pub(crate) endpoints_given: BTreeMap<PublicKey, SocketAddr>,
-    /// The published endpoint that a peer has been given once its outstanding action is carried out.
-    pub(crate) endpoints_intended: BTreeMap<PublicKey, SocketAddr>,
+    /// Peers with an outstanding action: what they will have been given once it is carried out.
+    intended: BTreeMap<PublicKey, Intended>,
 }
 
 impl Observed {
@@ -76,6 +87,13 @@ impl Observed {
         self.device = device;
         self.endpoints_given.retain(|key, _| peers.contains_key(key));
         self.peers = peers;
+        self.holders = PrefixMap::default();
+        let there = self.peers.iter().map(|(key, p)| (key, &p.allowed_ips));
+        for (key, allowed_ips) in there.chain(self.intended.iter().map(|(key, i)| (key, &i.allowed_ips))) {
+            for ip in allowed_ips {
+                self.holders.entry(*ip).insert(*key);
+            }
+        }
         self.routes.clear();
         for route in routes {
             self.routes.entry(RouteKey::of(&route)).or_default().insert(route);
@@ -88,14 +106,15 @@ impl Observed {
         self.underlay = underlay;
     }
 
-    /// An action was carried out.
-    pub(crate) fn apply(&mut self, op: &KernelOp) {
+    /// An action was carried out. Returns the peers that it changed beside the one it names.
+    pub(crate) fn apply(&mut self, op: &KernelOp) -> BTreeSet<PublicKey> {
         match op {
             KernelOp::Observe => {}
             KernelOp::SetFirewall(firewall) => self.firewall = Some(firewall.clone()),
             KernelOp::SetDevice(device) => self.set_device(device),
-            KernelOp::SetPeer(peer) => self.set_peer(peer),
+            KernelOp::SetPeer(peer) => return self.set_peer(peer),
             KernelOp::RemovePeer(key) => {
+                self.release(*key);
                 self.peers.remove(key);
                 self.endpoints_given.remove(key);
             }
@@ -115,6 +134,7 @@ impl Observed {
             }
             KernelOp::DetachPod(link) => drop(self.links.remove(&link.host_ifname)),
         }
+        BTreeSet::new()
     }
 
     fn set_device(&mut self, device: &Device) {
@@ -131,13 +151,56 @@ impl Observed {
         });
     }
 
-    fn set_peer(&mut self, peer: &Peer) {
-        let given = self
-            .endpoints_intended
-            .remove(&peer.public_key)
-            .unwrap_or(peer.endpoint);
-        self.endpoints_given.insert(peer.public_key, given);
-        let before = self.peers.get(&peer.public_key);
+    /// A peer's action begins.
+    pub(crate) fn intend_peer(&mut self, peer: &Peer, published: SocketAddr) {
+        for ip in &peer.allowed_ips {
+            self.holders.entry(*ip).insert(peer.public_key);
+        }
+        let intended = Intended {
+            endpoint: published,
+            allowed_ips: peer.allowed_ips.clone(),
+        };
+        self.intended.insert(peer.public_key, intended);
+    }
+
+    /// A peer's action failed.
+    pub(crate) fn peer_failed(&mut self, key: PublicKey) {
+        self.release(key);
+        let there = self.peers.get(&key).map(|p| p.allowed_ips.clone());
+        for ip in there.into_iter().flatten() {
+            self.holders.entry(ip).insert(key);
+        }
+    }
+
+    /// Another peer that has, or is about to have, a part of the prefix that is not among those `wanted` along with
+    /// it: the very same prefix WireGuard takes from it in the same step.
+    pub(crate) fn overlapping_holder(
+        &self,
+        key: &PublicKey,
+        prefix: IpNetwork,
+        wanted: &BTreeSet<IpNetwork>,
+    ) -> Option<PublicKey> {
+        let parts = self
+            .holders
+            .overlapping(prefix)
+            .filter(|(p, _)| !wanted.contains(p));
+        parts
+            .flat_map(|(_, holders)| holders)
+            .find(|holder| *holder != key)
+            .copied()
+    }
+
+    fn set_peer(&mut self, peer: &Peer) -> BTreeSet<PublicKey> {
+        let key = peer.public_key;
+        let given = self.intended.get(&key).map_or(peer.endpoint, |i| i.endpoint);
+        self.endpoints_given.insert(key, given);
+        self.release(key);
+        let robbed = peer
+            .allowed_ips
+            .iter()
+            .flat_map(|ip| self.give(*ip, key))
+            .collect();
+        let before = self.peers.get(&key);
         let state = PeerState {
             endpoint: Some(peer.endpoint),
             allowed_ips: peer.allowed_ips.clone(),
@@ -146,7 +209,45 @@ impl Observed {
             rx_bytes: before.map_or(0, |p| p.rx_bytes),
             tx_bytes: before.map_or(0, |p| p.tx_bytes),
         };
-        self.peers.insert(peer.public_key, state);
+        self.peers.insert(key, state);
+        robbed
+    }
+
+    /// The peer holds nothing for now.
+    fn release(&mut self, key: PublicKey) {
+        let there = self.peers.get(&key).map(|p| p.allowed_ips.clone());
+        let intended = self.intended.remove(&key).map(|i| i.allowed_ips);
+        for ip in there.into_iter().chain(intended).flatten() {
+            self.holders.change(ip, |holders| {
+                holders.remove(&key);
+                holders.is_empty()
+            });
+        }
+    }
+
+    /// Gives an allowed IP to a peer, as WireGuard does: others lose it. Returns those that had it.
+    fn give(&mut self, ip: IpNetwork, key: PublicKey) -> Vec<PublicKey> {
+        let holders = self.holders.entry(ip);
+        let others: Vec<_> = holders.iter().copied().filter(|h| *h != key).collect();
+        holders.insert(key);
+        let mut robbed = Vec::new();
+        for other in others {
+            let had = self
+                .peers
+                .get_mut(&other)
+                .is_some_and(|p| p.allowed_ips.remove(&ip));
+            if had {
+                robbed.push(other);
+            }
+            if !self
+                .intended
+                .get(&other)
+                .is_some_and(|i| i.allowed_ips.contains(&ip))
+            {
+                self.holders.entry(ip).remove(&other);
+            }
+        }
+        robbed
     }
 }
 

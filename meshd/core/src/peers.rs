@@ -5,8 +5,10 @@ use crate::agent::NodeAgent;
 use crate::nodes::Touched;
 use crate::observed::RouteKey;
 use crate::reconcile::Plan;
+use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Peer, PeerState, RouteTarget};
 use meshd_model::{Now, PublicKey};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A session that has had no handshake for so long is dead (WireGuard's Reject-After-Time, section 6.1 of the paper).
@@ -33,13 +35,42 @@ impl NodeAgent {
         if !self.gate() {
             return Plan::Hold;
         }
-        let Some(desired) = self.desired_peer(key) else {
+        let Some(mut desired) = self.desired_peer(key) else {
             return self.plan_peer_removal(key);
         };
         self.nodes.assert_disjoint(&desired);
         if !self.has_device() {
             return Plan::Wait(Resource::Device);
         }
+        let in_the_way = self.leave_to_others(&mut desired);
+        let plan = self.plan_known_peer(now, desired);
+        match (plan, in_the_way) {
+            (Plan::Settled, Some(other)) => Plan::Wait(Resource::Peer(other)),
+            (plan, _) => plan,
+        }
+    }
+
+    /// Leaves out what overlaps the allowed IPs that another peer still has: it has to let go first, or for a moment
+    /// both would have a part. Returns such a peer.
+    fn leave_to_others(&self, desired: &mut Peer) -> Option<PublicKey> {
+        let mut in_the_way = None;
+        loop {
+            let wanted = desired.allowed_ips.clone();
+            desired.allowed_ips.retain(|prefix| {
+                let other = self
+                    .observed
+                    .overlapping_holder(&desired.public_key, *prefix, &wanted);
+                in_the_way = in_the_way.or(other);
+                other.is_none()
+            });
+            if wanted == desired.allowed_ips {
+                return in_the_way;
+            }
+        }
+    }
+
+    fn plan_known_peer(&mut self, now: Now, desired: Peer) -> Plan {
+        let key = &desired.public_key;
         let Some(observed) = self.observed.peers.get(key) else {
             return set(desired);
         };
@@ -54,26 +85,60 @@ impl NodeAgent {
         set(Peer { endpoint, ..desired })
     }
 
-    /// A peer goes after the routes that led to it, so that no packet is sent to a peer that is not there.
+    /// A peer goes after the routes that led to it, so that no packet is sent to a peer that is not there; and
+    /// after its heirs took over what they inherit, so that a node's new key replaces the old one without a gap.
+    /// What nobody inherits it gives up first: an heir may be waiting for that.
     fn plan_peer_removal(&self, key: &PublicKey) -> Plan {
         let Some(observed) = self.observed.peers.get(key) else {
             return Plan::Gone;
         };
-        let in_the_way = observed
+        let mut routes = observed.allowed_ips.iter().map(|p| self.route_key(*p));
+        if let Some(in_the_way) = routes.find(|k| self.is_stale(*k)) {
+            return Plan::Wait(in_the_way.resource());
+        }
+        let heirs: BTreeMap<_, _> = observed
             .allowed_ips
             .iter()
-            .map(|p| self.route_key(*p))
-            .find(|k| self.is_stale(*k));
-        match in_the_way {
-            Some(route) => Plan::Wait(route.resource()),
-            None => Plan::kernel(KernelOp::RemovePeer(*key)),
+            .filter_map(|p| Some((*p, self.heir(*p)?)))
+            .collect();
+        match (heirs.first_key_value(), observed.endpoint) {
+            (Some((_, heir)), _) if heirs.len() == observed.allowed_ips.len() => {
+                Plan::Wait(Resource::Peer(*heir))
+            }
+            (Some(_), Some(endpoint)) => set(Peer {
+                public_key: *key,
+                endpoint,
+                allowed_ips: heirs.into_keys().collect(),
+                keepalive: observed.keepalive,
+            }),
+            _ => Plan::kernel(KernelOp::RemovePeer(*key)),
         }
     }
 
-    /// Whether a route is there that leads into the device and is not desired.
+    /// The peer that a prefix goes to, where there is one.
+    pub(crate) fn heir(&self, prefix: IpNetwork) -> Option<PublicKey> {
+        let key = self.nodes.key_of(prefix)?;
+        let is_peer = self
+            .nodes
+            .is_peer(&key, &self.config.identity.public_key, &self.families);
+        is_peer.then_some(key)
+    }
+
+    /// Whether a packet to this prefix that is sent into the device now goes to the peer, and will go on doing so.
+    pub(crate) fn takes(&self, key: &PublicKey, prefix: &IpNetwork) -> bool {
+        let there = self
+            .observed
+            .peers
+            .get(key)
+            .is_some_and(|p| p.allowed_ips.contains(prefix));
+        there && !self.ops.is_outstanding(&Resource::Peer(*key))
+    }
+
+    /// Whether a route that is not desired leads into the device, or will in a moment.
     fn is_stale(&self, key: RouteKey) -> bool {
-        let there = self.observed.routes.get(&key).into_iter().flatten();
-        there.into_iter().any(|r| r.target != RouteTarget::Unreachable) && self.desired_route(key).is_none()
+        let mut there = self.observed.routes.get(&key).into_iter().flatten();
+        let leads_there = there.any(|r| r.target != RouteTarget::Unreachable);
+        (leads_there || self.ops.is_outstanding(&key.resource())) && self.desired_route(key).is_none()
     }
 }
 

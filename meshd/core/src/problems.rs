@@ -26,7 +26,7 @@ impl NodeAgent {
     /// Most urgent first: this node, its drivers, its pods, then the other nodes.
     pub(crate) fn problems(&self, now: Now) -> Vec<Problem> {
         let mut groups = [
-            self.own_problems(),
+            self.own_problems(now),
             self.driver_problems(now),
             self.attachments
                 .iter()
@@ -43,7 +43,7 @@ impl NodeAgent {
         groups.concat()
     }
 
-    fn own_problems(&self) -> Vec<Problem> {
+    fn own_problems(&self, now: Now) -> Vec<Problem> {
         let mut found = Vec::new();
         if let Some(message) = &self.api_away {
             let what = "pods that run keep their traffic; see that the API server and the way to it are up";
@@ -78,13 +78,11 @@ impl NodeAgent {
                 "raise the MTU of the interface that carries the endpoint address",
             ));
         }
-        if self.publisher.mends() > 1 {
+        let mends = self.publisher.mends(now.boot);
+        if mends > 1 {
             found.push(problem(
                 &subject,
-                format!(
-                    "another hand has changed this node's annotations {} times",
-                    self.publisher.mends()
-                ),
+                format!("another hand has changed this node's annotations {} times", mends),
                 "see managedFields of the Node for who writes meshd.dev annotations",
             ));
         }

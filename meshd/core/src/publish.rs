@@ -24,15 +24,18 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
+    /// The Node is another one: what was published is not its.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+    }
+
     pub(crate) fn published(&mut self, annotations: NodeAnnotations) {
         self.last = Some(annotations);
     }
 
     /// Somebody changed what was published: how long to leave it so.
     pub(crate) fn quarrel(&mut self, now: Boot) {
-        if now.since(self.mended) > MEND_QUIET {
-            self.mends = 0;
-        }
+        self.mends = self.mends(now);
         let wait = Duration::from_millis(500).saturating_mul(1 << self.mends.min(10));
         self.not_before = if self.mends == 0 {
             now
@@ -43,8 +46,13 @@ impl Publisher {
         self.mended = now;
     }
 
-    pub(crate) fn mends(&self) -> u32 {
-        self.mends
+    /// How often another hand has changed the annotations lately.
+    pub(crate) fn mends(&self, now: Boot) -> u32 {
+        if now.since(self.mended) > MEND_QUIET {
+            0
+        } else {
+            self.mends
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::observed::RouteKey;
 use crate::ops::Task;
 use meshd_model::kernel::{Device, DeviceState, Firewall};
 use meshd_model::{AttachmentId, Now};
+use std::net::IpAddr;
 
 /// What is to be done about one resource.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl NodeAgent {
         self.dirty.insert(resource);
     }
 
-    /// Marks everything that is desired, and everything that is there.
+    /// Marks everything that is desired, that is there, or that has failed.
     pub(crate) fn mark_all(&mut self) {
         let mut all = vec![Resource::Firewall, Resource::Device, Resource::Annotations];
         all.extend(
@@ -72,6 +73,7 @@ impl NodeAgent {
         );
         all.extend(self.attachments.ids().cloned().map(Resource::Attachment));
         all.extend(self.orphans().map(Resource::Attachment));
+        all.extend(self.ops.troubles().map(|(resource, _)| resource.clone()));
         self.dirty.extend(all);
     }
 
@@ -196,6 +198,13 @@ impl NodeAgent {
             .device
             .as_ref()
             .is_some_and(|d| d.up && d.public_key == Some(key))
+    }
+
+    /// Whether the device carries these addresses, and will go on doing so: they can be the source of routes.
+    pub(crate) fn device_carries(&self, addresses: impl IntoIterator<Item = IpAddr>) -> bool {
+        let there = self.observed.device.as_ref().filter(|_| self.has_device());
+        !self.ops.is_outstanding(&Resource::Device)
+            && there.is_some_and(|d| addresses.into_iter().all(|a| d.addresses.contains(&a)))
     }
 
     /// Whether the device is wholly as desired.

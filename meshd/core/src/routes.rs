@@ -65,7 +65,7 @@ impl NodeAgent {
         }
         let src = *self.local.overlay.get(&Family::of(dst.network()))?;
         let mtu = self.local.mtu?;
-        self.desired_peer(&self.nodes.key_of(dst)?)?;
+        self.heir(dst)?;
         let name = self.config.device.clone();
         Some(Route {
             dst,
@@ -98,17 +98,14 @@ impl NodeAgent {
         extra.map_or(Plan::Settled, |r| Plan::kernel(KernelOp::RemoveRoute(r.clone())))
     }
 
-    /// A route into the device waits until the peer takes its packets; one that is only changed need not.
+    /// A route into the device waits until the device has its source, and the peer takes its packets.
     fn plan_new_route(&self, route: Route) -> Plan {
-        let is_device = matches!(route.target, RouteTarget::Device { .. });
-        let peer = self.nodes.key_of(route.dst).filter(|_| is_device);
-        if let Some(key) = peer {
-            let takes = self
-                .observed
-                .peers
-                .get(&key)
-                .is_some_and(|p| p.allowed_ips.contains(&route.dst));
-            if !takes || !self.has_device() {
+        if let RouteTarget::Device { src, .. } = &route.target {
+            if !self.device_carries([*src]) {
+                return Plan::Wait(Resource::Device);
+            }
+            let peer = self.heir(route.dst);
+            if let Some(key) = peer.filter(|key| !self.takes(key, &route.dst)) {
                 return Plan::Wait(Resource::Peer(key));
             }
         }
@@ -119,7 +116,7 @@ impl NodeAgent {
         if !self.gate() {
             return Plan::Hold;
         }
-        let desired = self.local.cidrs.contains(&from).then(|| Rule {
+        let desired = self.local.cidrs.contains(&from).then_some(Rule {
             from,
             unless_mark: self.config.mark,
             table: self.config.route_table,

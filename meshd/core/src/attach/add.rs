@@ -12,7 +12,7 @@ use meshd_ipam::Exhausted;
 use meshd_model::cni::{Add, Added, CniError, code};
 use meshd_model::kernel::{IFNAME_MAX, POD_GATEWAY_V4, POD_GATEWAY_V6};
 use meshd_model::net::{Family, contains, host};
-use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
+use meshd_model::{AttachmentId, Boot, Lease, LeasePhase, Now};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -119,13 +119,18 @@ impl NodeAgent {
                 Ok(address) => addresses.push(address),
                 Err(exhausted) => {
                     for address in addresses {
-                        self.attachments.allocator.release(now.boot, address);
+                        self.attachments.allocator.release(self.never_used(now), address);
                     }
                     return Err(exhausted);
                 }
             }
         }
         Ok(addresses)
+    }
+
+    /// Since when an address counts as freed that no packet ever bore: it need not rest.
+    pub(crate) fn never_used(&self, now: Now) -> Boot {
+        now.boot - self.config.address_rest
     }
 
     /// Waits for an address whose rest ends in time; refuses otherwise.

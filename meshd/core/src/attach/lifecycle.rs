@@ -35,10 +35,20 @@ impl NodeAgent {
     fn plan_add(&self, attachment: &Attachment, step: AddStep) -> Plan {
         match step {
             AddStep::Record => Plan::Do(put(attachment, LeasePhase::Adding)),
-            AddStep::Attach if !self.is_fail_closed() => Plan::Hold,
-            AddStep::Attach => Plan::kernel(KernelOp::AttachPod(self.link(attachment))),
+            AddStep::Attach => self.plan_attach(self.link(attachment)),
             AddStep::Confirm => Plan::Do(put(attachment, LeasePhase::Ready)),
         }
+    }
+
+    /// No pod is attached before the node is fail-closed, nor before the routes to it can have their source.
+    fn plan_attach(&self, link: PodLink) -> Plan {
+        if !self.is_fail_closed() {
+            return Plan::Hold;
+        }
+        if !self.device_carries(link.host_addresses.iter().copied()) {
+            return Plan::Wait(Resource::Device);
+        }
+        Plan::kernel(KernelOp::AttachPod(link))
     }
 
     /// A running pod's link: mended where it differs, once enough is known to say so.
@@ -56,7 +66,7 @@ impl NodeAgent {
             .as_ref()
             .is_some_and(|a| *a != desired.host_addresses);
         if sources_differ || difference(&desired, there).is_some() {
-            Plan::kernel(KernelOp::AttachPod(desired))
+            self.plan_attach(desired)
         } else {
             Plan::Settled
         }
@@ -179,7 +189,7 @@ impl NodeAgent {
             if was_recorded {
                 attachment.state = State::HalfDone;
             } else {
-                self.forget_attachment(now, id);
+                self.attachments.remove(self.never_used(now), id);
             }
             if let Some(request) = request {
                 self.reply(request, Err(told));
@@ -228,7 +238,7 @@ impl NodeAgent {
 
     /// All of it is gone: everyone who waits is told.
     fn deleted(&mut self, now: Now, id: &AttachmentId) {
-        let Some(attachment) = self.forget_attachment(now, id) else {
+        let Some(attachment) = self.attachments.remove(now.boot, id) else {
             return;
         };
         let State::Deleting {
@@ -268,12 +278,6 @@ impl NodeAgent {
         if let Some((request, told)) = failed_add {
             self.reply(request, Err(told));
         }
-    }
-
-    fn forget_attachment(&mut self, now: Now, id: &AttachmentId) -> Option<Attachment> {
-        let attachment = self.attachments.remove(now.boot, id);
-        self.reserve_unexplained(now);
-        attachment
     }
 
     /// Keeps the addresses of interfaces that no lease explains from being handed out.

@@ -181,14 +181,14 @@ impl Attachments {
         self.held.get(&address) == Some(id)
     }
 
-    /// Forgets an attachment; its addresses rest.
-    pub(crate) fn remove(&mut self, now: Boot, id: &AttachmentId) -> Option<Attachment> {
+    /// Forgets an attachment; its addresses rest from `freed` on.
+    pub(crate) fn remove(&mut self, freed: Boot, id: &AttachmentId) -> Option<Attachment> {
         let attachment = self.by_id.remove(id)?;
         self.by_ifname.remove(&attachment.lease.host_ifname);
         for address in &attachment.lease.addresses {
             if self.holds(id, *address) {
                 self.held.remove(address);
-                self.allocator.release(now, *address);
+                self.allocator.release(freed, *address);
             }
         }
         Some(attachment)
