@@ -159,6 +159,13 @@ impl Kernel {
         if self.taken.contains(&format!("{}:{}", link.netns, link.id.ifname)) {
             return Err(failure(EEXIST));
         }
+        let device = self.state.device.as_ref().map(|d| &d.addresses);
+        for address in &link.host_addresses {
+            assert!(
+                device.is_some_and(|d| d.contains(address)),
+                "the source {address} of {link:?} is not on the device"
+            );
+        }
         for (name, other) in &self.state.pod_links {
             let shared = link.addresses.iter().find(|a| other.addresses.contains(a));
             assert!(

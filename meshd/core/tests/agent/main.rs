@@ -1,5 +1,13 @@
 //! The agent against a kernel, a store and an API server that are interpreters of its actions.
 
 mod basics;
+mod cni;
+mod cost;
+mod hostile;
 mod kernel;
+mod own;
+mod peers;
+mod properties;
+mod restart;
+mod store;
 mod world;

@@ -38,6 +38,7 @@ pub(crate) struct World {
     /// What the agent was told, and what it did.
     pub inputs: Vec<(Now, Option<Event>)>,
     pub outputs: Vec<Action>,
+    config: Config,
     next_request: u64,
 }
 
@@ -149,7 +150,7 @@ impl World {
             mtu: 1500,
         }];
         let mut world = Self {
-            agent: NodeAgent::new(config, SEED, now),
+            agent: NodeAgent::new(config.clone(), SEED, now),
             now,
             kernel,
             leases: BTreeMap::new(),
@@ -164,6 +165,7 @@ impl World {
             done: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            config,
             next_request: 0,
         };
         world.collect();
@@ -196,17 +198,10 @@ impl World {
         self.kernel_queue.clear();
         self.store_queue.clear();
         self.kube_queue.clear();
-        self.agent = NodeAgent::new(self.agent_config(), SEED, self.now);
+        self.agent = NodeAgent::new(self.config.clone(), SEED, self.now);
         self.inputs.clear();
         self.outputs.clear();
         self.collect();
-    }
-
-    fn agent_config(&self) -> Config {
-        Config {
-            resync: Duration::from_secs(30),
-            ..config()
-        }
     }
 
     pub(crate) fn tell(&mut self, event: Event) {

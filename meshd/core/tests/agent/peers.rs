@@ -1,0 +1,182 @@
+//! Peers and routes: order, roaming, failures, other hands.
+
+use crate::kernel::ENODEV;
+use crate::world::{World, config, key, node};
+use meshd_core::KubeEvent;
+use meshd_model::kernel::{Route, RouteTarget, TABLE_MAIN};
+use meshd_model::{Now, Wall};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+fn at(now: Now, ago: u64) -> Option<Wall> {
+    Some(Wall(now.wall.0 - ago * 1_000_000_000))
+}
+
+#[test]
+fn a_peer_goes_after_its_routes() {
+    let mut world = World::ready(2);
+    world.forget_done();
+    world.kube(KubeEvent::NodeDeleted("node-1".into()));
+    world.run();
+    assert_eq!(world.done.len(), 4);
+    assert_eq!(world.done[3], "remove peer 1");
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_peer_that_roamed_is_no_difference() {
+    let mut world = World::ready(1);
+    let elsewhere: SocketAddr = "203.0.113.9:4444".parse().unwrap();
+    world.kernel.state.peers.get_mut(&key(1)).unwrap().endpoint = Some(elsewhere);
+    world.assert_quiescent();
+
+    // A change of something else leaves it where it was heard.
+    let mut narrower = node(1);
+    narrower.annotations.as_mut().unwrap().pod_cidrs.pop();
+    world.kube(KubeEvent::NodeApplied(narrower.clone()));
+    world.assert_quiescent();
+    assert_eq!(world.kernel.state.peers[&key(1)].endpoint, Some(elsewhere));
+
+    // A new published endpoint counts.
+    narrower.annotations.as_mut().unwrap().endpoints = vec!["172.18.0.99".parse().unwrap()];
+    world.kube(KubeEvent::NodeApplied(narrower));
+    world.assert_quiescent();
+    assert_eq!(
+        world.kernel.state.peers[&key(1)].endpoint,
+        Some("172.18.0.99:51820".parse().unwrap())
+    );
+}
+
+#[test]
+fn after_a_restart_a_living_session_is_left_where_it_is() {
+    for (handshake_ago, left) in [(Some(60), true), (Some(181), false), (None, false)] {
+        let mut world = World::ready(1);
+        let elsewhere: SocketAddr = "203.0.113.9:4444".parse().unwrap();
+        let peer = world.kernel.state.peers.get_mut(&key(1)).unwrap();
+        peer.endpoint = Some(elsewhere);
+        peer.last_handshake = handshake_ago.and_then(|ago| at(world.now, ago));
+        world.restart();
+        world.sync(1);
+        let endpoint = world.kernel.state.peers[&key(1)].endpoint.unwrap();
+        assert_eq!(endpoint == elsewhere, left, "{handshake_ago:?}");
+        world.wait(Duration::from_secs(600));
+        assert_eq!(world.kernel.state.peers[&key(1)].endpoint, Some(endpoint));
+    }
+}
+
+#[test]
+fn what_another_hand_breaks_is_mended() {
+    let mut world = World::ready(2);
+    world.add("web").unwrap();
+    let good = world.kernel.state.clone();
+    let state = &mut world.kernel.state;
+    state.firewall = None;
+    state.peers.remove(&key(1));
+    state.peers.get_mut(&key(2)).unwrap().allowed_ips.clear();
+    state.routes.pop_first();
+    state.rules.clear();
+    state.pod_links.values_mut().for_each(|l| l.guarded = false);
+    state.routes.insert(Route {
+        dst: "10.99.0.0/24".parse().unwrap(),
+        table: TABLE_MAIN,
+        metric: 50,
+        target: RouteTarget::Unreachable,
+    });
+    world.forget_done();
+    world.observe();
+    world.run();
+    assert_eq!(world.done[0], "firewall", "first of all");
+    assert_eq!(world.kernel.state, good);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_device_that_is_gone_comes_back_with_its_peers_and_routes() {
+    let mut world = World::ready(2);
+    let good = world.kernel.state.clone();
+    let state = &mut world.kernel.state;
+    state.device = None;
+    state.peers.clear();
+    state.routes.retain(|r| r.target == RouteTarget::Unreachable);
+    world.observe();
+    assert!(!world.agent.is_ready());
+    world.assert_quiescent();
+    assert_eq!(world.kernel.state, good);
+    assert!(world.agent.is_ready());
+}
+
+#[test]
+fn a_failing_peer_is_retried_with_back_off_and_holds_up_nobody_else() {
+    let mut world = World::ready(0);
+    world.kernel.failing = Some(("SetPeer(Peer { public_key: AQEB".into(), ENODEV));
+    world.forget_done();
+    world.kube(KubeEvent::NodeApplied(node(1)));
+    world.kube(KubeEvent::NodeApplied(node(2)));
+    world.run();
+    assert!(world.kernel.state.peers.contains_key(&key(2)));
+    assert!(
+        !world.routes().iter().any(|r| r.contains("10.244.1.0/24")),
+        "no route before its peer"
+    );
+    assert!(world.complains(&format!("peer/{}", key(1)), "failed once"));
+    world.wait(Duration::from_secs(60));
+    let tries = world.done.iter().filter(|d| d.starts_with("peer 1")).count();
+    assert!((5..10).contains(&tries), "{tries}");
+    world.kernel.failing = None;
+    world.wait(Duration::from_secs(120));
+    assert_eq!(world.problems(), []);
+    assert!(world.routes().iter().any(|r| r.contains("10.244.1.0/24")));
+    world.assert_quiescent();
+}
+
+#[test]
+fn nothing_is_set_up_while_the_firewall_fails() {
+    let mut world = World::new(config());
+    world.kernel.failing = Some(("SetFirewall".into(), 1));
+    world.sync(2);
+    assert!(!world.agent.is_ready());
+    assert!(world.complains("firewall", "failed"));
+    assert!(world.kernel.state.device.is_none() && world.kernel.state.peers.is_empty());
+    world.kernel.failing = None;
+    world.wait(Duration::from_secs(5));
+    assert!(world.agent.is_ready());
+    world.assert_quiescent();
+}
+
+#[test]
+fn an_outcome_that_nobody_awaits_changes_nothing() {
+    use meshd_core::{ActionId, Event, KernelEvent, Resource};
+    let mut world = World::ready(1);
+    world.forget_done();
+    for generation in [0, 1, 99] {
+        for resource in [
+            Resource::Firewall,
+            Resource::Peer(key(1)),
+            Resource::Peer(key(77)),
+            Resource::Store,
+        ] {
+            let id = ActionId { resource, generation };
+            world.tell(Event::Kernel(KernelEvent::Applied(id.clone())));
+            let failure = crate::kernel::failure(5);
+            world.tell(Event::Kernel(KernelEvent::Failed { id, failure }));
+        }
+    }
+    assert_eq!(world.outputs, []);
+    assert_eq!(world.problems(), []);
+}
+
+#[test]
+fn a_relist_forgets_what_it_does_not_name() {
+    let mut world = World::ready(3);
+    world.kube(KubeEvent::NodesReset);
+    world.kube(KubeEvent::NodeApplied(node(2)));
+    world.run();
+    assert_eq!(
+        world.kernel.state.peers.len(),
+        3,
+        "kept until the list is complete"
+    );
+    world.kube(KubeEvent::NodesSynced);
+    world.assert_quiescent();
+    assert_eq!(world.kernel.state.peers.keys().collect::<Vec<_>>(), [&key(2)]);
+}

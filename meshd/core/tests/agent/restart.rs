@@ -1,0 +1,172 @@
+//! A restart of the daemon changes no packet's fate.
+
+use crate::world::{World, key, node};
+use meshd_core::KubeEvent;
+use meshd_model::LeasePhase;
+use std::time::Duration;
+
+#[test]
+fn a_restart_finds_everything_as_it_left_it() {
+    let mut world = World::ready(3);
+    let added = world.add("web").unwrap();
+    world.run();
+    let before = world.kernel.state.clone();
+    world.forget_done();
+    world.restart();
+    world.sync(3);
+    assert_eq!(world.done, ["observe"]);
+    assert_eq!(world.kernel.state, before);
+    assert_eq!(world.check("web", &added), Ok(()));
+    assert!(world.agent.is_ready());
+    let second = world.add("second").unwrap();
+    assert_ne!(second.ips, added.ips);
+}
+
+#[test]
+fn a_restart_without_the_api_server_tears_nothing_down() {
+    let mut world = World::ready(3);
+    world.add("web").unwrap();
+    world.add("old").unwrap();
+    let before = world.kernel.state.clone();
+    world.forget_done();
+    world.restart();
+    world.kube(KubeEvent::Unreachable {
+        message: "connection refused".into(),
+    });
+    world.run();
+    world.wait(Duration::from_secs(300));
+    assert!(world.done.iter().all(|d| d == "observe"), "{:?}", world.done);
+    assert_eq!(world.kernel.state, before);
+    assert!(!world.agent.is_ready());
+    assert!(world.complains("api-server", "connection refused"));
+    assert_eq!(world.del("old"), Ok(()), "DEL needs no API server");
+    assert_eq!(world.kernel.state.pod_links.len(), 1);
+
+    // Node 3 is gone when the API server is back.
+    world.sync(2);
+    world.assert_quiescent();
+    assert!(world.agent.is_ready());
+    assert!(!world.kernel.state.peers.contains_key(&key(3)));
+    assert!(!world.routes().iter().any(|r| r.contains("10.244.3.0/24")));
+    assert!(world.routes().iter().any(|r| r.contains("10.244.2.0/24")));
+}
+
+#[test]
+fn what_is_stale_goes_after_the_first_sync_and_not_before() {
+    let mut world = World::ready(2);
+    world.add("orphan").unwrap();
+    world.leases.clear();
+    world.restart();
+    world.run();
+    world.tell_own();
+    world.kube(KubeEvent::NodesReset);
+    world.kube(KubeEvent::NodeApplied(node(1)));
+    world.run();
+    assert!(world.kernel.state.peers.contains_key(&key(2)) && world.kernel.state.pod_links.len() == 1);
+    world.kube(KubeEvent::NodesSynced);
+    world.assert_quiescent();
+    assert!(!world.kernel.state.peers.contains_key(&key(2)) && world.kernel.state.pod_links.is_empty());
+}
+
+#[test]
+fn an_address_of_an_unexplained_interface_is_not_handed_out() {
+    let mut world = World::ready(0);
+    let orphan = world.add("orphan").unwrap();
+    world.leases.clear();
+    world.damaged = vec!["lease orphan: not JSON; kept as orphan.damaged".into()];
+    world.restart();
+    world.sync(0);
+    assert!(world.complains("store", "orphan.damaged"));
+    assert_eq!(world.kernel.state.pod_links.len(), 1, "its pod may be running");
+    let added = world.add("web").unwrap();
+    assert_ne!(added.ips, orphan.ips);
+    // DEL finds the interface by its name.
+    assert_eq!(world.del("orphan"), Ok(()));
+    assert_eq!(world.kernel.state.pod_links.len(), 1);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_half_done_add_is_finished_by_its_retry_or_undone_by_del() {
+    for finish in [true, false] {
+        let mut world = World::ready(0);
+        let first = world.add("web").unwrap();
+        world
+            .leases
+            .values_mut()
+            .for_each(|l| l.phase = LeasePhase::Adding);
+        world.restart();
+        world.sync(0);
+        assert!(world.complains("attachment/web/eth0", "cut off"));
+        let other = world.add("other").unwrap();
+        assert_ne!(other.ips, first.ips, "its addresses are reserved");
+        if finish {
+            assert_eq!(world.add("web").unwrap(), first);
+            assert_eq!(world.check("web", &first), Ok(()));
+        } else {
+            assert_eq!(world.del("web"), Ok(()));
+            assert!(!world.leases.contains_key(&crate::world::attachment("web")));
+        }
+        world.assert_quiescent();
+    }
+}
+
+#[test]
+fn a_deletion_that_was_cut_off_goes_on() {
+    let mut world = World::ready(0);
+    world.add("web").unwrap();
+    world
+        .leases
+        .values_mut()
+        .for_each(|l| l.phase = LeasePhase::Deleting);
+    world.restart();
+    world.run();
+    assert!(world.leases.is_empty() && world.kernel.state.pod_links.is_empty());
+}
+
+#[test]
+fn a_link_that_is_gone_is_made_again_unless_its_namespace_is_gone_too() {
+    for gone in [false, true] {
+        let mut world = World::ready(0);
+        world.add("web").unwrap();
+        world.kernel.state.pod_links.clear();
+        if gone {
+            world.kernel.gone.insert("/run/netns/web".into());
+        }
+        world.forget_done();
+        world.observe();
+        world.run();
+        assert_eq!(world.done, ["attach web/eth0"]);
+        assert_eq!(world.kernel.state.pod_links.len(), usize::from(!gone));
+        assert_eq!(
+            world.complains("attachment/web/eth0", "namespace /run/netns/web is gone"),
+            gone
+        );
+        world.assert_quiescent();
+        assert_eq!(world.del("web"), Ok(()));
+        assert_eq!(world.problems(), []);
+    }
+}
+
+#[test]
+fn two_leases_of_one_address_are_reported_and_neither_is_lost() {
+    let mut world = World::ready(0);
+    world.add("web").unwrap();
+    let mut twin = world.leases.values().next().unwrap().clone();
+    twin.id = crate::world::attachment("zwin");
+    twin.host_ifname = "mshpzzzzzzzzzzz".into();
+    world.kernel.state.pod_links.clear();
+    world.kernel.gone.insert("/run/netns/zwin".into());
+    twin.netns = "/run/netns/zwin".into();
+    world.leases.insert(twin.id.clone(), twin);
+    world.restart();
+    world.sync(0);
+    assert!(world.complains("attachment/zwin/eth0", "belongs to another attachment"));
+    assert_eq!(world.del("zwin"), Ok(()));
+    let next = world.add("next").unwrap();
+    assert_ne!(
+        next.ips[0].0.to_string(),
+        "10.244.0.2/32",
+        "the first holder keeps it"
+    );
+}
