@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How long a restarted agent may take until it is ready.
 const READY: Duration = Duration::from_secs(30);
+/// How long an agent may take to hear that its Node is another.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Between two packets of the stream while the API server is away.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -149,6 +151,20 @@ impl Run<'_> {
         let node = self.node(number)?;
         self.doing(format!("{node} is deleted and created again"));
         self.arm.recreate_node(&node)?;
+        // As the cluster does: pods of a Node that is gone are deleted, others take their place, perhaps from
+        // another pod CIDR.
+        let (gone, kept) = std::mem::take(&mut self.pods)
+            .into_iter()
+            .partition(|p| p.node == node);
+        self.pods = kept;
+        self.arm.wait(SETTLE);
+        self.arm.wait_ready(&node, within)?;
+        let gone: Vec<Pod> = gone;
+        for pod in gone {
+            self.arm.delete_pod(&pod)?;
+            let pod = self.arm.add_pod(&node, &pod.name)?;
+            self.pods.push(pod);
+        }
         self.reachable_again(
             &node,
             within,

@@ -126,7 +126,7 @@ pub enum Step {
         #[serde(default = "within")]
         within: Span,
     },
-    /// Deletes a Node and creates it again with a new UID: its pods are reachable again.
+    /// Deletes a Node and creates it again with a new UID; its pods are deleted and added again, and are reachable.
     RecreateNode {
         /// Which.
         node: usize,
