@@ -5,6 +5,7 @@ pub mod arm;
 pub mod binaries;
 pub mod capture;
 pub mod cluster;
+pub mod keep;
 pub mod kubernetes;
 pub mod netns;
 pub mod plan;

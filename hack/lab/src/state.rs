@@ -3,10 +3,13 @@
 use crate::netns::Netns;
 use anyhow::{Context, Result};
 use nlink::netlink::nftables::{Family, SetElementData};
+use nlink::netlink::types::route::RouteProtocol;
 use nlink::netlink::{Connection, Nftables};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// RT_TABLE_LOCAL
+const TABLE_LOCAL: u32 = 255;
 const FAMILIES: [(Family, &str); 6] = [
     (Family::Ip, "ip"),
     (Family::Ip6, "ip6"),
@@ -35,6 +38,10 @@ pub async fn lines(netns: &Netns) -> Result<BTreeSet<String>> {
         lines.insert(format!("address {ip}/{} dev {link}", address.prefix_len()));
     }
     for route in netlink.get_routes().await.with_context(shown)? {
+        // The kernel's own, made and removed with addresses and with forwarding.
+        if route.table_id() == TABLE_LOCAL && route.protocol() == RouteProtocol::Kernel {
+            continue;
+        }
         lines.insert(format!(
             "route {}/{} dev {} table {} type {:?} protocol {:?} metric {}",
             route

@@ -9,6 +9,9 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
+/// MAC of no machine: the bridge hands such a frame to all ports, and no one takes it.
+const NOBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
+
 /// The neighbour.
 pub struct Neighbour {
     netns: Netns,
@@ -41,10 +44,11 @@ impl Neighbour {
         Ok(payload)
     }
 
-    /// Sends the marker to the bridge, so that the capture shows that it would have seen it.
+    /// Sends the marker to nobody, so that the capture shows that it would have seen it, and nobody quotes it in an
+    /// ICMP error.
     pub fn send_marker(&self) -> Result<()> {
         let (from, to) = (Plan::neighbour().0, Plan::bridge().0);
-        let frame = frame_v4(from, to, Plan::mac(to), &super::payload(64));
+        let frame = frame_v4(from, to, NOBODY, &super::payload(64));
         self.send_frames(vec![frame])
             .context("send the marker in the clear")
     }
