@@ -1,0 +1,100 @@
+//! The driver against API servers: the embedded one and, where its binaries are, a real kube-apiserver. The bodies
+//! are the same, so what they show of one holds for the other.
+//!
+//! The real one needs `etcd` and `kube-apiserver`, in the folder that `MESHD_KUBERNETES_BIN` names or in `PATH`.
+//! Without them its trials are skipped by name, or fail where `MESHD_REQUIRE_ARMS` names `kubernetes`.
+
+#[path = "servers/bodies.rs"]
+mod bodies;
+#[path = "servers/control_plane.rs"]
+mod control_plane;
+#[path = "servers/embedded.rs"]
+mod embedded;
+#[path = "servers/mirror.rs"]
+mod mirror;
+#[path = "servers/proxy.rs"]
+mod proxy;
+#[path = "servers/server.rs"]
+mod server;
+
+use control_plane::{ControlPlane, Trouble};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use server::Server;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+type Body = fn(Server) -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! bodies {
+    ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
+}
+
+const BODIES: [(&str, Body); 9] = bodies![
+    everything_there_is_is_listed_and_then_followed,
+    two_nodes_learn_of_each_other,
+    fields_of_others_are_left_alone,
+    another_manager_meets_a_conflict_and_is_overruled,
+    a_node_created_anew_is_not_written_in_the_name_of_the_old,
+    what_happens_while_the_server_is_away_is_not_lost,
+    a_server_that_is_away_from_the_start_is_waited_for,
+    a_forgotten_history_is_listed_again,
+    the_own_node_may_come_later,
+];
+
+/// The real server, started by the first trial that needs it; its trials run one after another, because one of them
+/// restarts it.
+static KUBERNETES: Mutex<Option<Result<ControlPlane, Trouble>>> = Mutex::new(None);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let embedded = BODIES
+        .iter()
+        .map(|(name, body)| Trial::test(format!("embedded::{name}"), move || run(Server::embedded, *body)));
+    let kubernetes = BODIES.iter().map(|(name, body)| {
+        Trial::ignorable_test(format!("kubernetes::{name}"), move || on_kubernetes(*body))
+    });
+    let conclusion = libtest_mimic::run(&arguments, embedded.chain(kubernetes).collect());
+    drop(KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner).take());
+    conclusion.exit_code()
+}
+
+fn on_kubernetes(body: Body) -> Result<Completion, Failed> {
+    let mut state = KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner);
+    match state.get_or_insert_with(ControlPlane::start) {
+        Ok(control_plane) => {
+            let control_plane = control_plane.clone();
+            run(move || Server::real(control_plane), body)?;
+            Ok(Completion::Completed)
+        }
+        Err(Trouble::Failed(why)) => Err(why.clone().into()),
+        Err(Trouble::Unable(reason)) => {
+            let required = std::env::var("MESHD_REQUIRE_ARMS").unwrap_or_default();
+            if required.split(',').any(|arm| arm.trim() == "kubernetes") {
+                return Err(
+                    format!("MESHD_REQUIRE_ARMS names kubernetes, which cannot run: {reason}").into(),
+                );
+            }
+            Ok(Completion::ignored_with(format!("arm kubernetes: {reason}")))
+        }
+    }
+}
+
+fn run<F: Future<Output = Server>>(server: impl FnOnce() -> F, body: Body) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|e| format!("start a runtime: {e}"))?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async { body(server().await).await });
+    }));
+    runtime.shutdown_background();
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied());
+        Failed::from(text.unwrap_or("panicked").to_owned())
+    })
+}

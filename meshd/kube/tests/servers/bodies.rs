@@ -1,0 +1,301 @@
+//! What is tried of each server.
+
+use crate::mirror::{Mirror, annotations};
+use crate::server::{NODES, PODS, Server};
+use meshd_model::AnnotationProblem;
+use meshd_translate::annotations::{LISTEN_PORT, PUBLIC_KEY};
+use serde_json::json;
+use std::time::Duration;
+
+pub(crate) async fn everything_there_is_is_listed_and_then_followed(server: Server) {
+    let [own, other] = ["own", "other"].map(|n| server.name(n));
+    let [counts, host, done] = ["counts", "host", "done"].map(|n| server.name(n));
+    let own_uid = server.create_node(&own).await;
+    let other_uid = server.create_node(&other).await;
+    server.create_pod(&counts, &own, false).await;
+    server.create_pod(&host, &own, true).await;
+    server.create_pod(&done, &other, false).await;
+
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.synced().await;
+    let known = &mirror.known;
+    assert_eq!(
+        (known.uid(&own), known.uid(&other)),
+        (Some(own_uid.as_str()), Some(other_uid.as_str()))
+    );
+    assert_eq!(known.nodes[&other].annotations, Err(AnnotationProblem::Absent));
+    assert_eq!(known.pods.keys().collect::<Vec<_>>(), [&counts]);
+    let own_node = known.own.clone().unwrap().unwrap();
+    assert_eq!(own_node.pod_cidrs, annotations(1).pod_cidrs);
+    assert_eq!(
+        own_node.internal_ips,
+        ["192.0.2.7".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert!(own_node.created > 1_500_000_000, "{}", own_node.created);
+    assert_eq!(known.outages, 0);
+
+    server.annotate(&other, LISTEN_PORT, "nonsense").await;
+    mirror
+        .until("an annotation that is no use", |k| {
+            matches!(
+                &k.nodes[&other].annotations,
+                Err(AnnotationProblem::Missing { .. } | AnnotationProblem::Malformed { .. })
+            )
+        })
+        .await;
+    server.create_pod(&server.name("late"), &own, false).await;
+    mirror.until("a new pod", |k| k.pods.len() == 2).await;
+    let finished = json!({"status": {"phase": "Succeeded"}});
+    server.merge(&format!("{PODS}/{counts}/status"), &finished).await;
+    mirror
+        .until("a pod that is finished", |k| !k.pods.contains_key(&counts))
+        .await;
+    server.delete_pod(&server.name("late")).await;
+    mirror.until("a pod that is deleted", |k| k.pods.is_empty()).await;
+
+    server.delete_node(&other).await;
+    mirror
+        .until("a node that is gone", |k| k.uid(&other).is_none())
+        .await;
+    let again = server.create_node(&other).await;
+    mirror
+        .until("the node created anew", |k| k.uid(&other) == Some(&again))
+        .await;
+    assert_ne!(again, other_uid);
+    assert_eq!(
+        (mirror.known.node_lists, mirror.known.outages),
+        (1, 0),
+        "all of it was followed, none listed again"
+    );
+    mirror.ends_with_its_agent().await;
+}
+
+pub(crate) async fn two_nodes_learn_of_each_other(server: Server) {
+    let names = ["a", "b"].map(|n| server.name(n));
+    let uids = [
+        server.create_node(&names[0]).await,
+        server.create_node(&names[1]).await,
+    ];
+    let mut mirrors = [
+        Mirror::of(&server, &names[0]).await,
+        Mirror::of(&server, &names[1]).await,
+    ];
+    for (i, mirror) in mirrors.iter_mut().enumerate() {
+        mirror.synced().await;
+        let key = u8::try_from(i).unwrap() + 1;
+        mirror.publish(&uids[i], &annotations(key)).await.unwrap();
+    }
+    for (i, mirror) in mirrors.iter_mut().enumerate() {
+        mirror
+            .until("what both published", |k| {
+                k.published(&names[0]) == Some(&annotations(1))
+                    && k.published(&names[1]) == Some(&annotations(2))
+            })
+            .await;
+        let key = u8::try_from(i).unwrap() + 1;
+        let own = |k: &crate::mirror::Known| k.own.clone().flatten().map(|o| o.published);
+        mirror
+            .until("the own annotations on the own Node", |k| {
+                own(k) == Some(Ok(annotations(key)))
+            })
+            .await;
+    }
+}
+
+pub(crate) async fn fields_of_others_are_left_alone(server: Server) {
+    let node = server.name("n");
+    let uid = server.create_node(&node).await;
+    let mut mirror = Mirror::of(&server, &node).await;
+    mirror.synced().await;
+    mirror.publish(&uid, &annotations(1)).await.unwrap();
+    server.annotate(&node, "example.org/later", "kept too").await;
+    mirror.publish(&uid, &annotations(2)).await.unwrap();
+
+    let object = server.get(&format!("{NODES}/{node}")).await;
+    let written = &object["metadata"]["annotations"];
+    assert_eq!(
+        (&written["example.org/note"], &written["example.org/later"]),
+        (&json!("kept"), &json!("kept too"))
+    );
+    assert_eq!(written[PUBLIC_KEY], annotations(2).public_key.to_string());
+    assert_eq!(object["spec"]["podCIDR"], "10.244.7.0/24");
+    let managers = object["metadata"]["managedFields"].as_array().unwrap();
+    let ours: Vec<_> = managers.iter().filter(|m| m["manager"] == "meshd").collect();
+    assert_eq!(ours.len(), 1, "{managers:?}");
+    assert_eq!(ours[0]["operation"], "Apply");
+    let fields = ours[0]["fieldsV1"]["f:metadata"]["f:annotations"]
+        .as_object()
+        .unwrap();
+    assert!(
+        fields.keys().all(|k| k.starts_with("f:meshd.dev/")) && fields.len() == 7,
+        "{fields:?}"
+    );
+
+    let version = &object["metadata"]["resourceVersion"];
+    mirror.publish(&uid, &annotations(2)).await.unwrap();
+    let again = server.get(&format!("{NODES}/{node}")).await;
+    assert_eq!(
+        &again["metadata"]["resourceVersion"], version,
+        "publishing the same is no change"
+    );
+}
+
+pub(crate) async fn another_manager_meets_a_conflict_and_is_overruled(server: Server) {
+    let node = server.name("n");
+    let uid = server.create_node(&node).await;
+    let mut mirror = Mirror::of(&server, &node).await;
+    mirror.synced().await;
+    mirror.publish(&uid, &annotations(1)).await.unwrap();
+
+    let (status, answer) = server.apply(&node, LISTEN_PORT, "1", false).await;
+    assert_eq!((status, &answer["reason"]), (409, &json!("Conflict")));
+    let message = answer["message"].as_str().unwrap();
+    assert_eq!(
+        message,
+        "Apply failed with 1 conflict: conflict with \"meshd\": .metadata.annotations.meshd.dev/listen-port"
+    );
+    assert_eq!(
+        server.apply(&node, LISTEN_PORT, "51820", false).await.0,
+        200,
+        "the same value is no conflict"
+    );
+
+    assert_eq!(server.apply(&node, LISTEN_PORT, "2", true).await.0, 200);
+    server.annotate(&node, PUBLIC_KEY, "broken").await;
+    mirror
+        .until("what others wrote", |k| k.published(&node).is_none())
+        .await;
+    mirror.publish(&uid, &annotations(1)).await.unwrap();
+    mirror
+        .until("our own again", |k| k.published(&node) == Some(&annotations(1)))
+        .await;
+}
+
+pub(crate) async fn a_node_created_anew_is_not_written_in_the_name_of_the_old(server: Server) {
+    let node = server.name("n");
+    let old = server.create_node(&node).await;
+    let mut mirror = Mirror::of(&server, &node).await;
+    mirror.synced().await;
+    server.delete_node(&node).await;
+    mirror.until("the own Node gone", |k| k.own == Some(None)).await;
+    let failure = mirror.publish(&old, &annotations(1)).await.unwrap_err();
+    assert!(
+        failure.message.contains("uid") && failure.message.contains(&node),
+        "{}",
+        failure.message
+    );
+    let absent = server
+        .ask("GET", &format!("{NODES}/{node}"), "", &json!(null))
+        .await;
+    assert_eq!(absent.0, 404, "an annotation must not make a Node");
+
+    let new = server.create_node(&node).await;
+    mirror.until("the new Node", |k| k.own_uid() == Some(&new)).await;
+    mirror.publish(&old, &annotations(1)).await.unwrap_err();
+    assert_eq!(
+        server.annotations(&node).await,
+        json!({"example.org/note": "kept"})
+    );
+    mirror.publish(&new, &annotations(1)).await.unwrap();
+    assert_eq!(mirror.known.outages, 0, "a refusal is no outage");
+}
+
+pub(crate) async fn what_happens_while_the_server_is_away_is_not_lost(mut server: Server) {
+    let [own, other, new] = ["own", "other", "new"].map(|n| server.name(n));
+    let uid = server.create_node(&own).await;
+    server.create_node(&other).await;
+    let pod = server.name("p");
+    server.create_pod(&pod, &own, false).await;
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.synced().await;
+
+    server.way.cut().await;
+    mirror.until("the outage", |k| !k.reachable).await;
+    let failure = mirror.publish(&uid, &annotations(1)).await.unwrap_err();
+    assert!(
+        failure.message.contains("publish annotations"),
+        "{}",
+        failure.message
+    );
+    server.delete_node(&other).await;
+    server.create_node(&new).await;
+    server.delete_pod(&pod).await;
+    server.annotate(&own, "example.org/note", "changed").await;
+    mirror.rest(Duration::from_secs(3)).await;
+    let known = &mirror.known;
+    assert_eq!(
+        (known.outages, known.reachable),
+        (1, false),
+        "told once, however often it is tried"
+    );
+    assert!(
+        known.uid(&other).is_some() && known.pods.len() == 1,
+        "what was known is kept"
+    );
+
+    server.way.mend().await;
+    mirror
+        .until("all that happened meanwhile", |k| {
+            k.reachable && k.uid(&other).is_none() && k.uid(&new).is_some() && k.pods.is_empty()
+        })
+        .await;
+    mirror.publish(&uid, &annotations(1)).await.unwrap();
+
+    // Away and back with nothing changed: that it is back is told all the same.
+    server.way.cut().await;
+    mirror.until("the second outage", |k| k.outages == 2).await;
+    server.way.mend().await;
+    mirror
+        .until("the end of the second outage", |k| k.reachable)
+        .await;
+}
+
+pub(crate) async fn a_server_that_is_away_from_the_start_is_waited_for(mut server: Server) {
+    let own = server.name("own");
+    let uid = server.create_node(&own).await;
+    server.way.cut().await;
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.until("the outage", |k| k.outages == 1).await;
+    mirror.rest(Duration::from_secs(1)).await;
+    assert_eq!(
+        (mirror.known.node_lists, mirror.known.outages),
+        (0, 1),
+        "an outage is not an empty list"
+    );
+    assert_eq!(mirror.known.own, None);
+    server.way.mend().await;
+    mirror.synced().await;
+    assert_eq!(mirror.known.own_uid(), Some(uid.as_str()));
+}
+
+pub(crate) async fn a_forgotten_history_is_listed_again(mut server: Server) {
+    let [own, other] = ["own", "other"].map(|n| server.name(n));
+    server.create_node(&own).await;
+    server.create_node(&other).await;
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.synced().await;
+    server.way.cut().await;
+    server.delete_node(&other).await;
+    server.forget_history();
+    server.way.mend().await;
+    mirror
+        .until("a second list of Nodes and of pods", |k| {
+            k.node_lists == 2 && k.pod_lists == 2
+        })
+        .await;
+    assert_eq!(mirror.known.uid(&other), None);
+    let late = server.name("late");
+    server.create_node(&late).await;
+    mirror
+        .until("a change after the list", |k| k.uid(&late).is_some())
+        .await;
+}
+
+pub(crate) async fn the_own_node_may_come_later(server: Server) {
+    let own = server.name("own");
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.synced().await;
+    assert_eq!(mirror.known.own, Some(None), "that it is not there is told");
+    let uid = server.create_node(&own).await;
+    mirror.until("the own Node", |k| k.own_uid() == Some(&uid)).await;
+}

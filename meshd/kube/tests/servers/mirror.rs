@@ -1,0 +1,184 @@
+//! What an agent knows by its events, and nothing else: a mirror of what the API server holds.
+
+use crate::server::Server;
+use meshd_core::{ActionId, Failure, KubeAction, KubeEvent, Resource};
+use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodRef, PublicKey};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) nodes: BTreeMap<String, NodeMeta>,
+    pub(crate) pods: BTreeMap<String, PodRef>,
+    /// None until anything was told.
+    pub(crate) own: Option<Option<OwnNode>>,
+    pub(crate) reachable: bool,
+    /// How many lists of Nodes were complete.
+    pub(crate) node_lists: u32,
+    pub(crate) pod_lists: u32,
+    /// How often the server was told to be unreachable.
+    pub(crate) outages: u32,
+    pub(crate) outcomes: BTreeMap<u64, Result<(), Failure>>,
+    /// Objects that a list in progress has named.
+    listed_nodes: Option<BTreeMap<String, NodeMeta>>,
+    listed_pods: Option<BTreeMap<String, PodRef>>,
+}
+
+pub(crate) struct Mirror {
+    pub(crate) known: Known,
+    events: mpsc::Receiver<KubeEvent>,
+    actions: mpsc::Sender<KubeAction>,
+    task: JoinHandle<()>,
+    published: u64,
+}
+
+impl Mirror {
+    /// Runs the driver for a node. The channels are small, so that waiting for room happens.
+    pub(crate) async fn of(server: &Server, node: &str) -> Self {
+        let (tx, events) = mpsc::channel(2);
+        let (actions, rx) = mpsc::channel(2);
+        let task = tokio::spawn(meshd_kube::run(server.client().await, node.into(), tx, rx));
+        Self {
+            known: Known::default(),
+            events,
+            actions,
+            task,
+            published: 0,
+        }
+    }
+
+    /// Takes events until the condition holds.
+    #[track_caller]
+    pub(crate) fn until<'a>(
+        &'a mut self,
+        what: &'a str,
+        condition: impl Fn(&Known) -> bool + 'a,
+    ) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let deadline = Instant::now() + PATIENCE;
+            while !condition(&self.known) {
+                let event = tokio::time::timeout_at(deadline, self.events.recv()).await;
+                match event {
+                    Ok(Some(event)) => self.known.take(event),
+                    Ok(None) => panic!("{caller}: the driver ended while waiting for: {what}"),
+                    Err(_) => panic!("{caller}: waited in vain for: {what}\nknown: {:#?}", self.known),
+                }
+            }
+        }
+    }
+
+    /// Takes events for a while.
+    pub(crate) async fn rest(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, self.events.recv()).await {
+            self.known.take(event);
+        }
+    }
+
+    /// Waits until all three watches have listed.
+    pub(crate) async fn synced(&mut self) {
+        let synced = |k: &Known| k.node_lists > 0 && k.pod_lists > 0 && k.own.is_some();
+        self.until("the first lists", synced).await;
+    }
+
+    /// Publishes, and waits for what comes of it.
+    pub(crate) async fn publish(&mut self, uid: &str, annotations: &NodeAnnotations) -> Result<(), Failure> {
+        self.published += 1;
+        let generation = self.published;
+        let id = ActionId {
+            resource: Resource::Annotations,
+            generation,
+        };
+        let action = KubeAction::Publish {
+            id,
+            uid: NodeUid(uid.into()),
+            annotations: annotations.clone(),
+        };
+        self.actions.send(action).await.unwrap();
+        self.until("an outcome", |k| k.outcomes.contains_key(&generation))
+            .await;
+        self.known.outcomes[&generation].clone()
+    }
+
+    /// The driver ends when its agent is gone.
+    pub(crate) async fn ends_with_its_agent(self) {
+        drop((self.events, self.actions));
+        let end = tokio::time::timeout(PATIENCE, self.task).await;
+        end.expect("the driver did not end").unwrap();
+    }
+}
+
+impl Known {
+    fn take(&mut self, event: KubeEvent) {
+        if !matches!(event, KubeEvent::Unreachable { .. } | KubeEvent::Failed { .. }) {
+            self.reachable = true;
+        }
+        match event {
+            KubeEvent::NodesReset => self.listed_nodes = Some(BTreeMap::new()),
+            KubeEvent::NodeApplied(node) => {
+                let nodes = self.listed_nodes.as_mut().unwrap_or(&mut self.nodes);
+                nodes.insert(node.name.0.clone(), node);
+            }
+            KubeEvent::NodeDeleted(name) => drop(self.nodes.remove(&name.0)),
+            KubeEvent::NodesSynced => {
+                self.nodes = self.listed_nodes.take().expect("Synced without Reset");
+                self.node_lists += 1;
+            }
+            KubeEvent::OwnNode(node) => self.own = Some(Some(node)),
+            KubeEvent::OwnNodeDeleted => self.own = Some(None),
+            KubeEvent::PodsReset => self.listed_pods = Some(BTreeMap::new()),
+            KubeEvent::PodApplied(pod) => {
+                let pods = self.listed_pods.as_mut().unwrap_or(&mut self.pods);
+                pods.insert(pod.name.clone(), pod);
+            }
+            KubeEvent::PodDeleted(pod) => drop(self.pods.remove(&pod.name)),
+            KubeEvent::PodsSynced => {
+                self.pods = self.listed_pods.take().expect("Synced without Reset");
+                self.pod_lists += 1;
+            }
+            KubeEvent::Unreachable { message } => {
+                assert!(!message.is_empty() && message.len() < 1000, "{message}");
+                self.reachable = false;
+                self.outages += 1;
+            }
+            KubeEvent::Applied(id) => drop(self.outcomes.insert(id.generation, Ok(()))),
+            KubeEvent::Failed { id, failure } => drop(self.outcomes.insert(id.generation, Err(failure))),
+        }
+    }
+
+    /// What a node published, if it is of use.
+    pub(crate) fn published(&self, node: &str) -> Option<&NodeAnnotations> {
+        self.nodes.get(node)?.annotations.as_ref().ok()
+    }
+
+    pub(crate) fn uid(&self, node: &str) -> Option<&str> {
+        self.nodes.get(node).map(|n| n.uid.0.as_str())
+    }
+
+    pub(crate) fn own_uid(&self) -> Option<&str> {
+        self.own.as_ref()?.as_ref().map(|n| n.uid.0.as_str())
+    }
+}
+
+/// Annotations that are told apart by their key.
+pub(crate) fn annotations(key: u8) -> NodeAnnotations {
+    NodeAnnotations {
+        public_key: PublicKey([key; 32]),
+        listen_port: 51820,
+        endpoints: vec![[192, 0, 2, key].into()],
+        node_addresses: vec![[192, 0, 2, key].into()],
+        mtu: 1420,
+        pod_cidrs: vec![
+            "10.244.7.0/24".parse().unwrap(),
+            "fd00:244:0:7::/64".parse().unwrap(),
+        ],
+        protocol_version: 1,
+    }
+}
