@@ -191,6 +191,25 @@ async fn a_request_without_an_answer_ends_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn connections_are_bounded_and_the_next_is_served_when_one_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshd.sock");
+    let listener = Listener::bind(&path).unwrap().with_connections(2);
+    let (events, _messages) = mpsc::channel(16);
+    tokio::spawn(listener.run(events));
+    let idle = [
+        UnixStream::connect(&path).await.unwrap(),
+        UnixStream::connect(&path).await.unwrap(),
+    ];
+    let third = exchange(&path, b"hello\n");
+    tokio::pin!(third);
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut third).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(idle);
+    assert!(matches!(third.await, Response::Error(error) if error.code == code::DECODE));
+}
+
+#[tokio::test]
 async fn callers_hear_that_the_daemon_stops_and_the_socket_goes() {
     let mut daemon = daemon();
     let mut stream = UnixStream::connect(&daemon.path).await.unwrap();

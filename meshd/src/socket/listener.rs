@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc::Sender};
 
 /// Most connections at a time; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 512;
+const CONNECTIONS_MAX: u32 = 512;
 /// Most refusals under way at a time; more are closed without a word.
 const REFUSALS_MAX: usize = 16;
 /// How long to wait when the system has no descriptor for another connection.
@@ -49,6 +49,7 @@ pub enum SocketError {
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    connections: u32,
 }
 
 impl Listener {
@@ -84,13 +85,21 @@ impl Listener {
         Ok(Self {
             listener,
             path: path.to_owned(),
+            connections: CONNECTIONS_MAX,
         })
+    }
+
+    /// Serves no more than so many connections at a time; 512 unless told.
+    #[must_use]
+    pub fn with_connections(mut self, most: u32) -> Self {
+        self.connections = most;
+        self
     }
 
     /// Takes connections until the event loop is gone.
     pub async fn run(self, events: Sender<SocketMessage>) {
         let own = nix::unistd::geteuid().as_raw();
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Arc::new(Semaphore::new(self.connections as usize));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let ids = Arc::new(AtomicU64::new(1));
         let mut limit = RateLimit::new(Duration::from_secs(10));
@@ -133,8 +142,7 @@ impl Listener {
             }
         }
         // Those who wait are told that the daemon stops; then they go.
-        let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(FAREWELL, places.acquire_many(all)).await;
+        let _ = tokio::time::timeout(FAREWELL, places.acquire_many(self.connections)).await;
     }
 }
 
