@@ -1,9 +1,15 @@
 //! Addresses of an interface: always /32 and /128, never announced, never probed for duplicates.
 
-use crate::error::{Context, Result, gone_is_done};
+use crate::error::{Context, OpError, Result, gone_is_done};
+use crate::link::{FIRST_PAUSE, PAUSES};
 use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
+use nlink::netlink::types::route::RouteType;
 use nlink::{Connection, Route};
 use std::net::IpAddr;
+use tokio::time::sleep;
+
+/// `RT_TABLE_LOCAL`
+const TABLE_LOCAL: u32 = 255;
 
 /// Length of a host's own prefix.
 pub(crate) fn host_prefix(address: IpAddr) -> u8 {
@@ -23,6 +29,25 @@ pub(crate) async fn set(conn: &Connection<Route>, ifindex: u32, address: IpAddr)
         }
     };
     result.doing(|| format!("add address {address} to interface {ifindex}"))
+}
+
+/// Waits until the kernel takes packets to these addresses. It puts the local route of an IPv6 address in place in the
+/// background, also without duplicate detection: what arrives before is dropped.
+pub(crate) async fn wait_local(conn: &Connection<Route>, addresses: &[IpAddr]) -> Result<()> {
+    for pause in 0..=PAUSES {
+        let routes = conn.get_routes_for_table(TABLE_LOCAL).await;
+        let routes = routes.doing(|| "list local routes")?;
+        let is_local = |a: &&IpAddr| {
+            let mut local = routes.iter().filter(|r| r.route_type() == RouteType::Local);
+            local.any(|r| r.destination() == Some(*a))
+        };
+        if addresses.iter().filter(|a| a.is_ipv6()).all(|a| is_local(&a)) {
+            return Ok(());
+        }
+        sleep(FIRST_PAUSE * 2u32.pow(pause)).await;
+    }
+    let message = format!("the kernel does not take packets to {addresses:?}: is IPv6 off on the interface?");
+    Err(OpError::new(libc::EADDRNOTAVAIL, message))
 }
 
 /// Removes the address.

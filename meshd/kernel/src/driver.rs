@@ -9,6 +9,8 @@ use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
 use meshd_model::kernel::{Firewall, KernelState};
 use nlink::{Connection, Nftables, Route};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Actions that may wait; the sender waits when there are more.
@@ -33,18 +35,36 @@ pub struct KernelDriver {
 }
 
 impl KernelDriver {
-    /// Opens the sockets to the kernel, in the network namespace of the calling thread, and starts the driver's
-    /// task. Call it within a tokio runtime whose threads are in that namespace too.
+    /// Opens the sockets to the kernel, in the network namespace of the calling thread, and starts the driver. It has
+    /// a thread of its own, because the kernel does much of its work within the call that asks for it: to delete a
+    /// veth pair takes 20 ms. Call it within a tokio runtime.
     pub fn start(config: DriverConfig, keys: Arc<dyn KeySource>) -> std::result::Result<Self, DriverError> {
         let (actions, requests) = mpsc::channel(ACTIONS_MAX);
         let (report, events) = mpsc::channel(EVENTS_MAX);
-        let driver = Driver::new(config, keys, report).map_err(|e| DriverError(e.message))?;
-        let task = tokio::spawn(driver.run(requests));
-        Ok(Self {
-            actions,
-            events,
-            task,
-        })
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
+        let task = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let run = async |runs: &SyncSender<Result<()>>| {
+                let driver = Driver::new(config, keys, report);
+                let driver = driver.map_err(|e| runs.send(Err(e))).ok()?;
+                runs.send(Ok(())).ok()?;
+                driver.run(requests).await;
+                Some(())
+            };
+            match runtime.doing(|| "start the driver's runtime") {
+                Ok(runtime) => drop(runtime.block_on(run(&started))),
+                Err(e) => drop(started.send(Err(e))),
+            }
+        });
+        match outcome.recv() {
+            Ok(Ok(())) => Ok(Self {
+                actions,
+                events,
+                task,
+            }),
+            Ok(Err(e)) => Err(DriverError(e.message)),
+            Err(_) => Err(DriverError("the driver's thread ended before it ran".to_owned())),
+        }
     }
 }
 
@@ -150,8 +170,10 @@ impl Driver {
 
     /// Something changed, perhaps by our own hand: tells what is there if it is not what was told last.
     async fn look_again(&mut self) -> Option<KernelEvent> {
-        let before = self.seen.clone();
-        match self.observe().await {
+        let (before, began) = (self.seen.clone(), Instant::now());
+        let observed = self.observe().await;
+        self.watcher.looked(began.elapsed());
+        match observed {
             Ok(_) if self.seen == before => None,
             Ok(state) => Some(KernelEvent::Observed(Box::new(state))),
             Err(e) => {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// The kernel notices a carrier in the background, mostly within a millisecond; until it has, it drops what is sent.
-const PAUSES: u32 = 8;
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const PAUSES: u32 = 8;
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Waits until the interface carries packets.
 pub(crate) async fn wait_operational(conn: &Connection<Route>, index: u32, name: &str) -> Result<()> {

@@ -16,9 +16,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// Changes come in bursts: how long to wait for the end of one.
 const SETTLE: Duration = Duration::from_millis(100);
-/// At most one look in this time, however much changes.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Longest pause between tries to reach the device's socket.
+/// Shortest pause between two looks, however much changes.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// A look takes longer the more there is: at most one part in so many of the time is spent on looking.
+const SHARE: u32 = 20;
+/// Shortest and longest pause between tries to reach the device's socket.
+const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// RTNLGRP_* of linux/rtnetlink.h as a mask: links, addresses, routes and rules of both families.
@@ -65,7 +68,11 @@ impl Watcher {
         sleep(SETTLE).await;
         sleep_until(self.not_before).await;
         std::mem::forget(keep);
-        self.not_before = Instant::now() + INTERVAL;
+    }
+
+    /// A look was taken, and took so long.
+    pub(crate) fn looked(&mut self, took: Duration) {
+        self.not_before = Instant::now() + INTERVAL.max(took * SHARE);
     }
 }
 
@@ -138,7 +145,7 @@ fn only_from(mut messages: &[u8], own: &[u32]) -> bool {
 /// Holds a connection to the device's socket: that it ends says that the process restarted or died, and lost its keys
 /// and peers. A server that ends idle connections is asked less and less often.
 async fn watch_device(client: UapiClient, change: Arc<Notify>) {
-    let mut pause = INTERVAL;
+    let mut pause = RETRY_MIN;
     loop {
         let began = Instant::now();
         let ended = client.until_gone().await.is_ok();
@@ -146,7 +153,7 @@ async fn watch_device(client: UapiClient, change: Arc<Notify>) {
             change.notify_one();
         }
         pause = if ended && began.elapsed() > RETRY_MAX {
-            INTERVAL
+            RETRY_MIN
         } else {
             (pause * 2).min(RETRY_MAX)
         };

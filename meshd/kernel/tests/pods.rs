@@ -2,8 +2,9 @@
 
 mod support;
 
-use meshd_core::KernelOp::{AttachPod, DetachPod};
-use meshd_model::kernel::{PodLink, PodLinkState};
+use meshd_core::KernelOp::{AttachPod, DetachPod, SetRoute};
+use meshd_model::kernel::{PodLink, PodLinkState, Route, RouteTarget, TABLE_MAIN, UNREACHABLE_METRIC};
+use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::link::VethLink;
 use std::collections::BTreeMap;
 use support::{Node, Sandbox, ask, node, pod, pod_entries, socket, spawn_echo, stale_netns};
@@ -181,6 +182,52 @@ fn a_half_made_link_is_made_again() {
         drop(other);
         node.apply(DetachPod(again)).await;
         assert_eq!(pod_entries().await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_pod_is_told_at_once_that_nobody_is_there() {
+    node("a_pod_is_told_at_once", |mut node| async move {
+        with_device(&mut node).await;
+        for dst in ["10.244.0.0/16", "fd00:244::/48"] {
+            let target = RouteTarget::Unreachable;
+            let (table, metric) = (TABLE_MAIN, UNREACHABLE_METRIC);
+            let dst = dst.parse().unwrap();
+            node.apply(SetRoute(Route {
+                dst,
+                table,
+                metric,
+                target,
+            }))
+            .await;
+        }
+        let sandbox = Sandbox::new();
+        node.apply(AttachPod(pod(&sandbox, 2))).await;
+        for (nobody, errno) in [
+            ("10.244.77.7:9", libc::EHOSTUNREACH),
+            ("[fd00:244:0:77::7]:9", libc::ENETUNREACH),
+        ] {
+            let refused = sandbox.run(move || {
+                // Without this option a datagram socket is told of few errors only.
+                let socket = if nobody.starts_with('[') {
+                    let socket = std::net::UdpSocket::bind("[::]:0").unwrap();
+                    setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap();
+                    socket
+                } else {
+                    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+                    socket
+                };
+                socket
+                    .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+                    .unwrap();
+                socket.connect(nobody).unwrap();
+                socket.send(b"hello?").unwrap();
+                socket.recv(&mut [0; 16]).unwrap_err().raw_os_error()
+            });
+            // The ICMP error got through: its source is the node's overlay address.
+            assert_eq!(refused, Some(errno), "{nobody}");
+        }
     });
 }
 

@@ -29,27 +29,34 @@ pub(super) async fn configure(conn: &Connection<Route>, device: &Device) -> Resu
             .await
             .doing(|| format!("set the MTU of {name} to {}", device.mtu))?;
     }
-    addresses(conn, index, device).await?;
+    let new = addresses(conn, index, device).await?;
     conn.set_link_up_by_index(index)
         .await
-        .doing(|| format!("set {name} up"))
+        .doing(|| format!("set {name} up"))?;
+    address::wait_local(conn, &new).await
 }
 
-/// New addresses first: there is no moment without one.
-async fn addresses(conn: &Connection<Route>, index: u32, device: &Device) -> Result<()> {
+/// New addresses first: there is no moment without one. Gives the new ones.
+async fn addresses(conn: &Connection<Route>, index: u32, device: &Device) -> Result<Vec<IpAddr>> {
     let there = conn.get_addresses_by_index(index).await;
     let there = there.doing(|| format!("list the addresses of {}", device.name))?;
     let there: Vec<(IpAddr, u8)> = there.iter().filter_map(global).collect();
-    let is_there = |a: IpAddr| there.contains(&(a, address::host_prefix(a)));
-    for &new in device.addresses.iter().filter(|a| !is_there(**a)) {
-        address::set(conn, index, new).await?;
+    let is_there = |a: &IpAddr| there.contains(&(*a, address::host_prefix(*a)));
+    let new: Vec<IpAddr> = device
+        .addresses
+        .iter()
+        .copied()
+        .filter(|a| !is_there(a))
+        .collect();
+    for &address in &new {
+        address::set(conn, index, address).await?;
     }
     for (old, prefix) in there {
         if !device.addresses.contains(&old) || prefix != address::host_prefix(old) {
             address::remove(conn, index, old, prefix).await?;
         }
     }
-    Ok(())
+    Ok(new)
 }
 
 /// The address and its prefix length, unless it is of a smaller scope than the whole net.

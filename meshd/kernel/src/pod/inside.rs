@@ -82,7 +82,8 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
         let Some(&address) = family else { continue };
         default_route(&conn, index, &spec, address).await?;
     }
-    wait_operational(&conn, index, name).await
+    wait_operational(&conn, index, name).await?;
+    address::wait_local(&conn, &spec.addresses).await
 }
 
 /// IPv6 on where the pod has an IPv6 address (runtimes turn it off in new namespaces), and no wait for duplicates: the
