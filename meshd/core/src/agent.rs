@@ -1,21 +1,21 @@
 //! The agent itself: takes events in, and hands them to the modules that know what follows.
 
-use crate::action::{ActionId, KernelOp, Resource};
+use crate::action::Resource;
 use crate::attach::requests::{Requests, Stage};
 use crate::attach::table::Attachments;
 use crate::bounds::Bounds;
-use crate::event::{Failure, KernelEvent, KubeEvent, StoreEvent};
+use crate::event::{KernelEvent, KubeEvent, StoreEvent};
 use crate::jitter::Jitter;
 use crate::nodes::Nodes;
 use crate::observed::Observed;
-use crate::ops::{Ops, Task};
+use crate::ops::Ops;
 use crate::own::{Local, Own};
 use crate::pods::Pods;
 use crate::publish::Publisher;
 use crate::timers::Timers;
 use crate::{Action, Config, Event, TimerKind};
 use meshd_model::net::Family;
-use meshd_model::{AttachmentId, Boot, Now, OwnNode};
+use meshd_model::{Boot, Now, OwnNode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -150,7 +150,7 @@ impl NodeAgent {
         self.timers.set(TimerKind::Resync, now + after);
     }
 
-    fn want_observation(&mut self) {
+    pub(crate) fn want_observation(&mut self) {
         self.observe_wanted = true;
         self.mark(Resource::Kernel);
     }
@@ -244,129 +244,5 @@ impl NodeAgent {
         }
         self.touched(touched);
         self.refresh_local(now);
-    }
-
-    /// An input of what is derived for this node has changed: derives it again, and marks what follows.
-    fn refresh_local(&mut self, now: Now) {
-        let any_v6 = self.nodes.any_v6_endpoint();
-        let local = Local::new(
-            &self.config,
-            &self.own,
-            &self.bounds,
-            &self.observed.underlay,
-            any_v6,
-        );
-        let own_addresses: BTreeSet<_> = local
-            .node_addresses
-            .iter()
-            .copied()
-            .chain(self.observed.underlay.iter().map(|u| u.address))
-            .collect();
-        if own_addresses != self.bounds.own {
-            self.bounds.own = own_addresses;
-            self.nodes.revalidate(&self.bounds);
-            self.mark_all();
-        }
-        if let Some(claimant) = self.own.claimant() {
-            let touched = self.nodes.set_own(claimant, local.claims());
-            self.touched(touched);
-        }
-        if local != self.local {
-            // What was desired before has to go, what is desired now has to come.
-            self.mark_all();
-            self.families = local.families();
-            self.local = local;
-            self.mark_all();
-        }
-        let usable: Vec<_> = self
-            .local
-            .cidrs
-            .iter()
-            .copied()
-            .filter(|c| self.nodes.senior_to_own(*c).is_none())
-            .collect();
-        if usable != self.attachments.allocator.ranges() {
-            self.attachments.allocator.set_ranges(&usable);
-            self.resume(now, Stage::Address);
-        }
-    }
-
-    /// What a task that begins needs to have noted.
-    pub(crate) fn note_begun(&mut self, task: &Task) {
-        match task {
-            Task::Kernel(KernelOp::Observe) => self.observe_wanted = false,
-            Task::Kernel(KernelOp::SetPeer(peer)) => {
-                let published = self
-                    .desired_peer(&peer.public_key)
-                    .map_or(peer.endpoint, |p| p.endpoint);
-                self.observed.intend_peer(peer, published);
-            }
-            _ => {}
-        }
-    }
-
-    /// An action has ended. One that is not awaited (of an older generation) changes nothing.
-    fn outcome(&mut self, now: Now, id: &ActionId, result: Result<(), Failure>) {
-        let has_answer_of_its_own = matches!(id.resource, Resource::Kernel | Resource::Store);
-        if has_answer_of_its_own && result.is_ok() {
-            return;
-        }
-        let Some(task) = self.ops.end(id) else { return };
-        if result.is_ok() {
-            self.ops.succeeded(&id.resource);
-            self.carried_out(&task);
-        }
-        let failure = match &id.resource {
-            Resource::Attachment(attachment) => self.attachment_outcome(now, attachment, &task, result),
-            _ => result.err(),
-        };
-        if let Some(failure) = failure {
-            self.failed(now, id.resource.clone(), task, failure);
-        }
-        if let Resource::Attachment(attachment) = &id.resource {
-            self.attachment_settled(now, attachment);
-        }
-        self.mark(id.resource.clone());
-    }
-
-    fn carried_out(&mut self, task: &Task) {
-        match task {
-            Task::Kernel(op) => {
-                let robbed = self.observed.apply(op);
-                self.dirty.extend(robbed.into_iter().map(Resource::Peer));
-                if matches!(op, KernelOp::SetDevice(_)) {
-                    // Its kind and its port are published only as they were seen.
-                    self.want_observation();
-                }
-            }
-            Task::Publish { uid, annotations } => {
-                self.publisher.published(annotations.clone());
-                if let Some(node) = self.own.node.as_mut().filter(|n| n.uid == *uid) {
-                    node.published = Ok(annotations.clone());
-                }
-            }
-            Task::Load | Task::Put(_) | Task::Remove(_) => {}
-        }
-    }
-
-    fn failed(&mut self, now: Now, resource: Resource, task: Task, failure: Failure) {
-        if task == Task::Kernel(KernelOp::Observe) {
-            self.observe_wanted = true;
-        }
-        if let Task::Kernel(KernelOp::SetPeer(peer)) = &task {
-            self.observed.peer_failed(peer.public_key);
-        }
-        let until = self
-            .ops
-            .failed(now.boot, &mut self.jitter, resource.clone(), task, failure);
-        self.timers.set(TimerKind::Retry(resource), until);
-    }
-
-    /// An interface may be gone, or an address free, that was not before.
-    fn attachment_settled(&mut self, now: Now, id: &AttachmentId) {
-        if self.attachments.get(id).is_none() {
-            self.reserve_unexplained(now);
-            self.resume(now, Stage::Address);
-        }
     }
 }

@@ -6,14 +6,14 @@
 //!
 //! ```text
 //! agent       takes events in: updates what is known, marks keys
-//!   nodes       other nodes: annotations checked (bounds), overlaps resolved (claims)
-//!   own         this node: overlay addresses, endpoints, MTU, annotations
+//!   nodes       other nodes: annotations checked (node, bounds), overlaps resolved (claims)
+//!   own         this node: overlay addresses, endpoints, MTU, annotations (refresh)
 //!   pods        pods that ADD may be asked for
 //!   observed    the agent's copy of the kernel
 //!   attach      ADD, DEL, CHECK, leases, requests
 //! reconcile   desired against observed for each marked key
 //!   peers, routes, publish, attach::lifecycle
-//! ops         outstanding actions, back-off
+//! ops         outstanding actions, back-off (outcome)
 //! status      what people see (problems, readiness)
 //! ```
 
@@ -26,9 +26,11 @@ pub mod config;
 mod errno;
 pub mod event;
 mod jitter;
+mod node;
 mod nodes;
 mod observed;
 mod ops;
+mod outcome;
 mod own;
 mod peers;
 mod pods;
@@ -37,6 +39,7 @@ mod problems;
 mod publish;
 mod readiness;
 mod reconcile;
+mod refresh;
 mod routes;
 mod status;
 mod timers;

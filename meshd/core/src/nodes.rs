@@ -6,27 +6,16 @@
 //! claims    prefix -> {node-3, ..}       see `claims`
 //! ```
 
-use crate::bounds::{Bounds, CLAIMS_MAX, Refused};
+use crate::bounds::Bounds;
 use crate::claims::{Claimant, Claims};
+use crate::node::Node;
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::Peer;
-use meshd_model::net::{Family, host};
-use meshd_model::{AnnotationProblem, NodeAnnotations, NodeMeta, NodeName, PublicKey};
+use meshd_model::net::Family;
+use meshd_model::{NodeMeta, NodeName, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-
-/// A node, with what of its annotations is accepted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Node {
-    pub(crate) claimant: Claimant,
-    pub(crate) annotations: Result<NodeAnnotations, AnnotationProblem>,
-    /// Pod CIDRs and node addresses that may be claimed; others may be senior.
-    pub(crate) claims: BTreeSet<IpNetwork>,
-    /// Endpoint addresses that a packet may be sent to, in the node's order.
-    pub(crate) endpoints: Vec<IpAddr>,
-    pub(crate) refused: Vec<Refused>,
-}
+use std::net::SocketAddr;
 
 /// What a change of a node may have changed elsewhere.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -291,77 +280,5 @@ impl Nodes {
                 );
             }
         }
-    }
-}
-
-impl Node {
-    fn new(meta: NodeMeta, bounds: &Bounds) -> Self {
-        let NodeMeta {
-            name,
-            uid,
-            created,
-            annotations,
-        } = meta;
-        let mut node = Self {
-            claimant: Claimant {
-                created,
-                uid,
-                node: name,
-            },
-            annotations,
-            claims: BTreeSet::new(),
-            endpoints: Vec::new(),
-            refused: Vec::new(),
-        };
-        let Ok(annotations) = node.annotations.clone() else {
-            return node;
-        };
-        let prefixes = annotations
-            .pod_cidrs
-            .iter()
-            .take(CLAIMS_MAX)
-            .map(|p| bounds.peer_pod_cidr(*p));
-        let addresses = annotations
-            .node_addresses
-            .iter()
-            .take(CLAIMS_MAX)
-            .map(|a| bounds.peer_address(*a).map(host));
-        for claim in prefixes.chain(addresses) {
-            match claim {
-                Ok(prefix) => drop(node.claims.insert(prefix)),
-                Err(refused) => node.refused.push(refused),
-            }
-        }
-        node.endpoints = annotations
-            .endpoints
-            .iter()
-            .copied()
-            .filter(|a| bounds.node_address(*a).is_ok())
-            .collect();
-        for (what, count) in [
-            ("pod CIDRs", annotations.pod_cidrs.len()),
-            ("addresses", annotations.node_addresses.len()),
-        ] {
-            if count > CLAIMS_MAX {
-                node.refused.push(Refused::new(
-                    format!("{count} {what}"),
-                    format!("only the first {CLAIMS_MAX} count"),
-                ));
-            }
-        }
-        node
-    }
-
-    fn has_v6_endpoint(&self) -> bool {
-        self.endpoints.iter().any(IpAddr::is_ipv6)
-    }
-
-    /// Where to send to: the first of the node's addresses in a family in which this node can be reached itself.
-    pub(crate) fn endpoint(&self, families: &BTreeSet<Family>) -> Option<IpAddr> {
-        let port = self.annotations.as_ref().map_or(0, |a| a.listen_port);
-        self.endpoints
-            .iter()
-            .copied()
-            .find(|a| port != 0 && families.contains(&Family::of(*a)))
     }
 }

@@ -5,7 +5,7 @@ use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::table::{Attachment, State};
 use crate::errno::{ENOSPC, EROFS};
-use crate::nodes::Node;
+use crate::node::Node;
 use crate::ops::Trouble;
 use meshd_model::status::Problem;
 use meshd_model::{AnnotationProblem, AttachmentId, NodeName, Now};

@@ -17,6 +17,7 @@
 pub(crate) mod add;
 pub(crate) mod check;
 pub(crate) mod del;
+pub(crate) mod deletion;
 pub(crate) mod lifecycle;
 pub(crate) mod link;
 pub(crate) mod requests;
