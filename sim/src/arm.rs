@@ -74,6 +74,12 @@ impl SimArm {
         &mut self.sim
     }
 
+    /// How often ADD was called.
+    #[must_use]
+    pub fn tries(&self) -> u64 {
+        self.tries
+    }
+
     fn node(&self, name: &NodeName) -> Result<usize, ArmError> {
         let node = (0..self.sim.nodes()).find(|node| self.sim.name(*node) == name);
         node.ok_or_else(|| error(format!("there is no node {name}")))
