@@ -12,13 +12,18 @@ pub use refusal::{Refusal, Step};
 pub use stages::enter;
 
 use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where the caller's folder is inside.
 pub const HOST: &str = "/run/lab/host";
@@ -109,6 +114,35 @@ pub struct Ended {
     pub remains: Vec<String>,
 }
 
+/// The launchers of the sandboxes that this process runs.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends all sandboxes of this process now; whoever waits for one hears that it ended. False if there is none.
+pub fn kill_all() -> bool {
+    let launchers = running();
+    for pid in launchers.iter().filter_map(|pid| i32::try_from(*pid).ok()) {
+        // Not waited for yet, so the pid is still the launcher's.
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    !launchers.is_empty()
+}
+
+/// Waits for a launcher; from then on it is not among those that run.
+fn reap(child: &mut Child) -> std::io::Result<ExitStatus> {
+    // Blocks without reaping, so that the lock is not held meanwhile.
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(Pid::from_raw(pid)), flags) == Err(Errno::EINTR) {}
+    }
+    let mut launchers = running();
+    launchers.retain(|pid| *pid != child.id());
+    child.wait()
+}
+
 /// A sandbox that runs. Dropping it ends everything inside at once.
 pub struct Sandbox {
     child: Child,
@@ -164,6 +198,7 @@ impl Sandbox {
             .process_group(0)
             .spawn()
             .context("start the own program again for the sandbox")?;
+        running().push(child.id());
         let mut stdin = child.stdin.take().context("the sandbox has no stdin")?;
         let stdout = child.stdout.take().context("the sandbox has no stdout")?;
         let mut text = serde_json::to_string(input).context("the sandbox's input")?;
@@ -235,7 +270,7 @@ impl Sandbox {
     pub fn finish(mut self) -> Ended {
         while self.line().is_some() {}
         self.stdin = None;
-        let status = self.child.wait();
+        let status = reap(&mut self.child);
         let mut failure = self.failure.take();
         if failure.is_none() && !matches!(&status, Ok(s) if s.success()) {
             failure = Some(match status {
@@ -262,6 +297,6 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stdin = None;
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = reap(&mut self.child);
     }
 }
