@@ -9,9 +9,8 @@ const SEED: &str = "42";
 
 /// Builds the example in a profile; its path, as cargo says it.
 fn build(profile: &str) -> PathBuf {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    let output = Command::new(cargo)
+    let output = Command::new(env!("CARGO"))
         .args([
             "build",
             "--quiet",
