@@ -35,6 +35,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), LogError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more must not end the daemon: saying so on the same stream panics.
+        .log_internal_errors(false)
         .with_ansi(false);
     let set = match format {
         LogFormat::Text => builder.try_init(),

@@ -32,7 +32,9 @@ pub enum ReadError {
         found: u32,
     },
     /// Its header or snapshot is not whole: nothing can be replayed.
-    #[error("{path}, written by agent version {agent_version}, has no readable {what}: {reason}")]
+    #[error(
+        "{path}, written by agent version {agent_version}, has no readable {what}: {reason}; replay it with the version that wrote it"
+    )]
     Head {
         /// Which file.
         path: PathBuf,

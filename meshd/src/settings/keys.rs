@@ -102,7 +102,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "log.filter",
-        doc: "What is logged: a level (error, warn, info, debug, trace), or directives like info,meshd_kernel=debug. The variable MESHD_LOG overrides it. Default: info.",
+        doc: "What is logged: a level (error, warn, info, debug, trace), or directives like info,meshd_kernel=debug. The variable MESHD_LOG overrides it. Default: info,nlink=error.",
     },
     Key {
         path: "log.format",

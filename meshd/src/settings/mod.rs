@@ -170,7 +170,7 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".into(),
+            filter: "info,nlink=error".into(),
             format: LogFormat::Text,
         }
     }

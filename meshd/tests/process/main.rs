@@ -174,6 +174,18 @@ fn a_key_that_others_can_read_keeps_the_daemon_from_starting() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_does_not_end_the_daemon() {
+    isolated("a log that nobody reads", || async {
+        let mut daemon = Daemon::new("http://127.0.0.1:1");
+        daemon.start_unheard();
+        daemon
+            .until("the API server's absence", |s| !s.problems.is_empty())
+            .await;
+        assert!(daemon.stop().success());
+    });
+}
+
+#[test]
 fn a_state_folder_that_cannot_be_written_shows_in_the_status() {
     isolated("a read-only state folder", || async {
         let mut daemon = Daemon::new("http://127.0.0.1:1");

@@ -115,6 +115,18 @@ impl Daemon {
         command
     }
 
+    /// Starts it with a log that nobody reads.
+    pub fn start_unheard(&mut self) {
+        let mut process = self
+            .command()
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(process.stderr.take());
+        self.process = Some(process);
+    }
+
     pub fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
