@@ -20,6 +20,13 @@ impl Timers {
         self.by_kind.insert(kind, at);
     }
 
+    /// Sets the timer of this kind unless it fires earlier anyhow.
+    pub(crate) fn set_no_later(&mut self, kind: TimerKind, at: Boot) {
+        if self.by_kind.get(&kind).is_none_or(|set| at < *set) {
+            self.set(kind, at);
+        }
+    }
+
     pub(crate) fn clear(&mut self, kind: &TimerKind) {
         if let Some(at) = self.by_kind.remove(kind) {
             self.queue.remove(&(at, kind.clone()));

@@ -86,7 +86,7 @@ impl NodeAgent {
         }
         let addresses = match self.allocate(now) {
             Ok(addresses) => addresses,
-            Err(exhausted) => return self.exhausted(request, exhausted),
+            Err(exhausted) => return self.exhausted(now, request, exhausted),
         };
         let (host_mac, mac) = macs(&add.id);
         self.attachments.hold(&add.id, &addresses);
@@ -134,14 +134,14 @@ impl NodeAgent {
     }
 
     /// Waits for an address whose rest ends in time; refuses otherwise.
-    fn exhausted(&mut self, request: RequestId, exhausted: Exhausted) {
+    fn exhausted(&mut self, now: Now, request: RequestId, exhausted: Exhausted) {
         let rested = self.attachments.allocator.next_rested(exhausted.family);
         let answer_by = self.requests.get(&request).map(|p| p.answer_by);
         if let Some(at) = rested
             && exhausted.resting > 0
-            && answer_by.is_some_and(|by| at < by)
+            && answer_by.is_some_and(|by| now.boot < at && at < by)
         {
-            self.timers.set(TimerKind::Rest, at);
+            self.timers.set_no_later(TimerKind::Rest, at);
             return self.wait_for(request, Stage::Address);
         }
         let full = error(

@@ -68,6 +68,9 @@ impl NodeAgent {
         let Some(state) = self.observed.links.get(&ifname) else {
             return false;
         };
+        if self.attachments.by_ifname(&ifname).is_some() {
+            return false;
+        }
         let link = unexplained(id, &ifname, state);
         let lease = Lease {
             id: id.clone(),

@@ -126,11 +126,10 @@ impl Attachments {
         self.loaded = true;
         self.damaged = damaged;
         for lease in leases {
-            if self.by_id.contains_key(&lease.id) || self.by_ifname.contains_key(&lease.host_ifname) {
-                self.damaged.push(format!(
-                    "a second lease of {}, on {}",
-                    lease.id, lease.host_ifname
-                ));
+            if let Err(unusable) = self.is_usable(&lease) {
+                // Whoever has its addresses, nobody else gets them.
+                lease.addresses.iter().for_each(|a| drop(self.allocator.take(*a)));
+                self.damaged.push(unusable);
                 continue;
             }
             let state = match lease.phase {
@@ -149,6 +148,17 @@ impl Attachments {
             }
             self.insert(lease, state, true);
         }
+    }
+
+    fn is_usable(&self, lease: &Lease) -> Result<(), String> {
+        let Lease { id, host_ifname, .. } = lease;
+        if id.container_id.is_empty() {
+            return Err(format!("a lease of no container, on {host_ifname}"));
+        }
+        if self.by_id.contains_key(id) || self.by_ifname.contains_key(host_ifname) {
+            return Err(format!("a second lease of {id}, on {host_ifname}"));
+        }
+        Ok(())
     }
 
     pub(crate) fn insert(&mut self, lease: Lease, state: State, recorded: bool) {

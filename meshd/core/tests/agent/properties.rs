@@ -46,7 +46,10 @@ enum Step {
     StoreFails(bool),
     KubeFails(bool),
     NetnsGone(u8),
-    Restart,
+    /// kill -9 and a new start; what was asked of the drivers was done, or not.
+    Restart {
+        done: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -77,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::StoreFails),
         1 => any::<bool>().prop_map(Step::KubeFails),
         1 => p.prop_map(Step::NetnsGone),
-        1 => Just(Step::Restart),
+        1 => any::<bool>().prop_map(|done| Step::Restart { done }),
     ]
 }
 
@@ -224,9 +227,8 @@ impl World {
             Step::StoreFails(fails) => self.store_failing = fails.then_some(28),
             Step::KubeFails(fails) => self.kube_down = fails,
             Step::NetnsGone(p) => drop(self.kernel.gone.insert(format!("/run/netns/{}", name(p)))),
-            Step::Restart => {
-                // A daemon that starts gets an observation that is later than what the former one did.
-                while self.run_kernel() || self.run_store() {}
+            Step::Restart { done } => {
+                while done && (self.run_kernel() || self.run_store()) {}
                 self.restart();
             }
         }
@@ -329,7 +331,7 @@ proptest! {
         let bytes = snapshot(&world.agent);
         world.inputs.clear();
         world.outputs.clear();
-        for step in after.into_iter().filter(|s| !matches!(s, Step::Restart)) {
+        for step in after.into_iter().filter(|s| !matches!(s, Step::Restart { .. })) {
             world.take(step);
         }
         let mut replayed: NodeAgent = ciborium::from_reader(bytes.as_slice()).unwrap();

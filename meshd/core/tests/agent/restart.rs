@@ -170,3 +170,27 @@ fn two_leases_of_one_address_are_reported_and_neither_is_lost() {
         "the first holder keeps it"
     );
 }
+
+#[test]
+fn leases_that_contradict_each_other_harm_nobody() {
+    let mut world = World::ready(0);
+    world.add("web").unwrap();
+    let lease = world.leases.values().next().unwrap().clone();
+    let mut same_link = lease.clone();
+    same_link.id = crate::world::attachment("zwin");
+    same_link.addresses = vec!["10.244.0.3".parse().unwrap()];
+    let mut nobodys = lease;
+    nobodys.id.container_id.clear();
+    world.leases.insert(same_link.id.clone(), same_link);
+    world.leases.insert(nobodys.id.clone(), nobodys);
+    let before = world.kernel.state.clone();
+    world.restart();
+    world.sync(0);
+    assert!(world.complains("store", "a second lease of zwin/eth0"));
+    assert!(world.complains("store", "a lease of no container"));
+    assert_eq!(world.kernel.state, before);
+    assert_eq!(world.del("zwin"), Ok(()));
+    assert_eq!(world.kernel.state, before, "the link is web's");
+    let next = world.add("next").unwrap();
+    assert_eq!(next.ips[0].0.to_string(), "10.244.0.4/32");
+}
