@@ -12,6 +12,7 @@ mod args;
 mod background;
 mod clock;
 mod control;
+mod links;
 mod lock;
 mod run;
 mod tun;

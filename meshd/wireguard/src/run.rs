@@ -1,15 +1,14 @@
 //! The loop: waits for whatever comes first, hands it to the device, carries out what the device wants.
 
 mod configure;
-mod links;
 
 use crate::args::Args;
 use crate::control::Control;
+use crate::links::Links;
 use crate::tun::{Read, Tun};
 use crate::udp::{Family, Sockets};
 use crate::{background, clock};
 use anyhow::Context;
-use links::Links;
 use meshd_wireguard_proto::{Device, DropReason};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};

@@ -1,5 +1,6 @@
 //! The TUN interface: packets between the kernel's routes and the device.
 
+use crate::links;
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use std::io;
@@ -54,7 +55,7 @@ impl Tun {
                 .set_mtu(DEFAULT_MTU)
                 .with_context(|| format!("set the MTU of {name}"))?;
         }
-        if let Err(error) = device.set_tx_queue_len(QUEUE_LENGTH) {
+        if let Err(error) = set_queue_length(name) {
             tracing::warn!(%error, "the queue of {name} stays as short as it is: bursts may lose packets");
         }
         Ok(Self {
@@ -129,6 +130,11 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
+}
+
+fn set_queue_length(name: &str) -> nix::Result<()> {
+    let index = nix::net::if_::if_nametoindex(name)?;
+    links::set_queue_length(index, QUEUE_LENGTH)
 }
 
 /// Removes the interface.

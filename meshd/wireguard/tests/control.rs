@@ -41,11 +41,11 @@ fn what_is_set_is_got() {
         ));
         assert_eq!(device.get("allowed_ip"), Vec::<String>::new());
         device.set(&format!("set=1\npublic_key={}\nupdate_only=true\n\n", keys(3).1));
-        assert_eq!(device.get("public_key"), [peer.clone()]);
+        assert_eq!(device.get("public_key"), std::slice::from_ref(&peer));
         device.set(&format!("set=1\npublic_key={}\n\n", keys(1).1));
         assert_eq!(
             device.get("public_key"),
-            [peer.clone()],
+            std::slice::from_ref(&peer),
             "its own key makes no peer"
         );
         device.set(&format!("set=1\npublic_key={peer}\nremove=true\n\n"));
