@@ -128,7 +128,9 @@ impl Attachments {
         for lease in leases {
             if let Err(unusable) = self.is_usable(&lease) {
                 // Whoever has its addresses, nobody else gets them.
-                lease.addresses.iter().for_each(|a| drop(self.allocator.take(*a)));
+                for address in &lease.addresses {
+                    let _ = self.allocator.take(*address);
+                }
                 self.damaged.push(unusable);
                 continue;
             }
