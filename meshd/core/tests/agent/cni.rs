@@ -249,3 +249,18 @@ fn requests_are_bounded() {
     world.wait(Duration::from_secs(10));
     assert_eq!(world.replies.len(), 1025);
 }
+
+#[test]
+fn no_pod_is_attached_while_the_firewall_is_gone() {
+    let mut world = World::ready(0);
+    world.see_pod("web");
+    let request = world.ask(CniCall::Add(add("web")));
+    world.kernel.failing = Some(("SetFirewall".into(), 1));
+    world.kernel.state.firewall = None;
+    world.observe();
+    world.run();
+    assert!(world.kernel.state.pod_links.is_empty() && !world.replies.contains_key(&request));
+    world.kernel.failing = None;
+    world.wait(Duration::from_secs(2));
+    assert!(world.replies[&request].is_ok());
+}
