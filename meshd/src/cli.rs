@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::settings::value::{LogFormat, WireguardMode};
-use crate::settings::{DEFAULT_PATH, Overrides, Settings, load, show};
+use crate::settings::{DEFAULT_PATH, Overrides, Settings, file, load, show};
 use crate::{daemon, log, record, socket::client, teardown};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -111,7 +111,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return replay(path);
     }
     if let Some(Verb::Ready) = cli.verb {
-        return Ok(ready(cli.options.socket.as_deref()));
+        let socket = cli
+            .options
+            .socket
+            .unwrap_or_else(|| configured_socket(&cli.options.config));
+        return Ok(ready(&socket));
     }
     let settings = cli.options.load()?;
     if cli.print_config {
@@ -127,9 +131,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Needs no configuration, so that a probe is short; one line says why not.
-fn ready(socket: Option<&Path>) -> ExitCode {
-    let socket = socket.unwrap_or(Path::new(meshd_model::cni::SOCKET));
+/// Where the configuration has the socket. A probe is no place to judge a configuration: where there is none that
+/// can be read, it is the default.
+fn configured_socket(config: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    let settings = file::parse(config, &text).unwrap_or_default();
+    settings.socket
+}
+
+/// One line says why not.
+fn ready(socket: &Path) -> ExitCode {
     match client::status(socket, Duration::from_secs(2)) {
         Ok(status) if status.ready => ExitCode::SUCCESS,
         Ok(status) => {

@@ -61,6 +61,9 @@ pub struct Loop<C> {
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     last_alarm: Option<Boot>,
     failures: RateLimit,
+    /// As it was logged last.
+    ready: bool,
+    readiness: RateLimit,
 }
 
 /// What a turn takes in.
@@ -81,6 +84,8 @@ impl<C: Clock> Loop<C> {
             callers: BTreeMap::new(),
             last_alarm: None,
             failures: RateLimit::new(Duration::from_secs(1)),
+            ready: false,
+            readiness: RateLimit::new(Duration::from_secs(1)),
         }
     }
 
@@ -192,6 +197,7 @@ impl<C: Clock> Loop<C> {
         if let Some(recorder) = &mut self.recorder {
             recorder.settle(&self.agent);
         }
+        self.log_readiness();
         let earliest = self.last_alarm.map_or(Boot(0), |last| last + ALARM_MIN);
         let alarm = self.agent.poll_timeout().map(|(at, _)| at.max(earliest));
         Ok(self.clock.set_alarm(alarm)?)
@@ -229,12 +235,29 @@ impl<C: Clock> Loop<C> {
         let (part, message) = match event {
             Event::Kube(KubeEvent::Failed { failure, .. }) => ("kube", &failure.message),
             Event::Kube(KubeEvent::Unreachable { message }) => ("kube", message),
-            Event::Kernel(KernelEvent::Failed { failure, .. }) => ("kernel", &failure.message),
+            // The kernel's driver logs its own.
             Event::Store(StoreEvent::Failed { failure, .. }) => ("store", &failure.message),
             _ => return,
         };
         if let Some(more) = self.failures.allow(now.boot) {
             tracing::warn!(part, more, "{message}");
         }
+    }
+
+    /// A change that comes too soon after the last is told when it lasts.
+    fn log_readiness(&mut self) {
+        let ready = self.agent.is_ready();
+        let now = self.clock.now();
+        if ready == self.ready || self.readiness.allow(now.boot).is_none() {
+            return;
+        }
+        self.ready = ready;
+        if ready {
+            tracing::info!("ready: pods can be attached");
+            return;
+        }
+        let problems = self.agent.status(now).problems;
+        let first = problems.first().map_or("", |problem| problem.message.as_str());
+        tracing::warn!("not ready any more: {first}");
     }
 }

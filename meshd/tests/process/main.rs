@@ -81,9 +81,12 @@ fn a_daemon_lives_is_killed_lives_again_and_leaves_nothing() {
             "{error}"
         );
         assert_eq!(daemon.ask(Call::Del(id)).unwrap(), Response::Done);
-        let socket = daemon.socket();
-        let ready = daemon.run(&["ready", "--socket", socket.to_str().unwrap()]);
-        assert_eq!(ready.status.code(), Some(1));
+        let ready = daemon.run(&["ready"]);
+        let said = String::from_utf8_lossy(&ready.stderr).into_owned();
+        assert!(
+            ready.status.code() == Some(1) && said.contains("not ready: api-server"),
+            "{said}"
+        );
         // A second daemon touches nothing; neither does a teardown.
         for verb in ["run", "teardown"] {
             let refused = daemon.run(&[verb]);
