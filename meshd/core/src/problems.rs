@@ -26,7 +26,7 @@ impl NodeAgent {
     /// Most urgent first: this node, its drivers, its pods, then the other nodes.
     pub(crate) fn problems(&self, now: Now) -> Vec<Problem> {
         let mut groups = [
-            self.own_problems(now),
+            self.readiness_problem(self.own_problems(now)),
             self.driver_problems(now),
             self.attachments
                 .iter()
@@ -41,6 +41,22 @@ impl NodeAgent {
             .iter_mut()
             .for_each(|group: &mut Vec<Problem>| group.sort());
         groups.concat()
+    }
+
+    /// A node that is not ready says why, where nothing else does.
+    fn readiness_problem(&self, mut found: Vec<Problem>) -> Vec<Problem> {
+        if let Some(why) = self.why_not_ready()
+            && found.is_empty()
+        {
+            let subject = format!("node/{}", self.config.node);
+            let remedy = "this passes by itself soon after the start; if not, see meshd's log";
+            found.push(problem(
+                subject,
+                format!("no pod can be added yet: {why}"),
+                remedy,
+            ));
+        }
+        found
     }
 
     fn own_problems(&self, now: Now) -> Vec<Problem> {

@@ -8,6 +8,10 @@ use meshd_model::kernel::DeviceKind;
 #[test]
 fn a_node_comes_up_fail_closed_first() {
     let mut world = World::new(config());
+    assert!(world.complains(
+        "node/node-0",
+        "no pod can be added yet: the leases are not loaded"
+    ));
     world.sync(1);
     assert_eq!(
         world.done,
