@@ -77,7 +77,7 @@ struct Driver {
     events: mpsc::Sender<KernelEvent>,
     /// What `SetFirewall` asked for last: the kernel's sets do not hold prefixes within others.
     firewall: Option<Firewall>,
-    /// What was reported last, for comparison.
+    /// What was reported last, for comparison; None when an action was carried out since.
     seen: Option<KernelState>,
 }
 
@@ -89,7 +89,7 @@ impl Driver {
     ) -> Result<Self> {
         let conn = Connection::<Route>::new().doing(|| "open a netlink socket")?;
         let nft = Connection::<Nftables>::new().doing(|| "open a netfilter socket")?;
-        let own = [conn.socket().pid(), nft.socket().pid()];
+        let own = (conn.socket().pid(), nft.socket().pid());
         Ok(Self {
             watcher: Watcher::start(&config, own)?,
             config,
@@ -130,6 +130,8 @@ impl Driver {
                 Err(e) => failed(id, e),
             };
         }
+        // What was told last is no longer what the agent takes to be there.
+        self.seen = None;
         match self.apply(op).await {
             Ok(()) => KernelEvent::Applied(id),
             Err(e) => failed(id, e),
@@ -174,7 +176,7 @@ impl Driver {
         let observed = self.observe().await;
         self.watcher.looked(began.elapsed());
         match observed {
-            Ok(_) if self.seen == before => None,
+            Ok(_) if before.is_some() && self.seen == before => None,
             Ok(state) => Some(KernelEvent::Observed(Box::new(state))),
             Err(e) => {
                 tracing::warn!("cannot observe the kernel after a change: {e}");

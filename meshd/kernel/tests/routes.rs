@@ -116,6 +116,26 @@ fn routes_of_others_are_left_alone() {
 }
 
 #[test]
+fn a_route_that_another_hand_removes_is_told_unasked() {
+    node("a_route_that_another_hand_removes", |mut node| async move {
+        with_device(&node).await;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        let before = node.observe().await;
+        let ours = route("10.244.2.0/24", "10.244.1.1", 1420);
+        node.apply(SetRoute(ours)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        while node.driver.events.try_recv().is_ok() {}
+        let by_hand = Ipv4Route::new([10, 244, 2, 0].into(), 24)
+            .dev(DEVICE)
+            .metric(100)
+            .protocol(109.into());
+        node.conn.del_route(by_hand).await.unwrap();
+        // All is as it was seen last, and still it is news: the route was set since.
+        assert_eq!(node.unasked().await, before);
+    });
+}
+
+#[test]
 fn a_route_to_a_device_that_is_gone_is_an_error_to_set_and_none_to_remove() {
     node("a_route_to_a_device_that_is_gone", |mut node| async move {
         let lost = route("10.244.3.0/24", "10.244.1.1", 1420);

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest line: a key and a value of at most 64 hexadecimal digits, or an endpoint.
 const LINE_MAX: usize = 1024;
 /// Longest reply. A peer takes about 400 bytes and 60 for each allowed IP.
-const REPLY_MAX: usize = 64 << 20;
+const REPLY_MAX: usize = 16 << 20;
 
 /// Speaks to the device's socket.
 pub(crate) struct Client {
@@ -316,3 +316,6 @@ fn parse<T: std::str::FromStr>(key: &str, value: &str) -> Result<T> {
         .parse()
         .map_err(|_| OpError::new(libc::EPROTO, format!("the device says {key}={value}")))
 }
+
+#[cfg(test)]
+mod tests;

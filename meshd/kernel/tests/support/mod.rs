@@ -146,6 +146,8 @@ impl Node {
 
     /// Something that carries the node's overlay addresses, where no WireGuard is needed; forwarding is on.
     pub async fn stand_in_device(&self, addresses: &[&str]) {
+        // Duplicate detection would stir for seconds.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
         self.conn
             .add_link(VethLink::new(DEVICE, "wg0-far"))
             .await
