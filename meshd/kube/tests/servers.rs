@@ -14,6 +14,8 @@ mod embedded;
 mod mirror;
 #[path = "servers/proxy.rs"]
 mod proxy;
+#[path = "servers/requests.rs"]
+mod requests;
 #[path = "servers/server.rs"]
 mod server;
 
@@ -44,6 +46,11 @@ const BODIES: [(&str, Body); 9] = bodies![
     the_own_node_may_come_later,
 ];
 
+/// Bodies that need both servers.
+const BOTH: (&str, Body) = ("answers_are_the_embedded_servers_too", |server| {
+    Box::pin(bodies::answers_are_the_embedded_servers_too(server))
+});
+
 /// The real server, started by the first trial that needs it; its trials run one after another, because one of them
 /// restarts it.
 static KUBERNETES: Mutex<Option<Result<ControlPlane, Trouble>>> = Mutex::new(None);
@@ -53,7 +60,7 @@ fn main() -> ExitCode {
     let embedded = BODIES
         .iter()
         .map(|(name, body)| Trial::test(format!("embedded::{name}"), move || run(Server::embedded, *body)));
-    let kubernetes = BODIES.iter().map(|(name, body)| {
+    let kubernetes = BODIES.iter().chain([&BOTH]).map(|(name, body)| {
         Trial::ignorable_test(format!("kubernetes::{name}"), move || on_kubernetes(*body))
     });
     let conclusion = libtest_mimic::run(&arguments, embedded.chain(kubernetes).collect());

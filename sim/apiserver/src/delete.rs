@@ -31,6 +31,10 @@ impl ApiServer {
         if resource.is("namespaces") {
             self.empty_namespace(&key.name);
         }
+        // Of a pod it is told first that it goes now.
+        if resource.is("pods") {
+            self.begin_deletion(write.now, table, key, &old.object, 0);
+        }
         let change = self.commit(table, key.clone(), None);
         if resource.is("pods") {
             return Ok(write.respond(200, change.gone().unwrap_or(&old)));
@@ -64,7 +68,7 @@ impl ApiServer {
         let at = Time(now.0.saturating_add(grace.saturating_mul(1_000_000_000)));
         new["metadata"]["deletionTimestamp"] = rfc3339(at).into();
         new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-        if let Some(generation) = new["metadata"]["generation"].as_u64() {
+        if let Some(generation) = new["metadata"]["generation"].as_u64().filter(|_| !begun) {
             new["metadata"]["generation"] = (generation + 1).into();
         }
         self.commit(table, key.clone(), Some(new)).after.clone()
@@ -134,7 +138,7 @@ fn preconditions(resource: &Resource, object: &Value, options: &Value) -> Result
         let why = format!(
             "the UID in the precondition ({want}) does not match the UID in record ({have}). The object might have been deleted and then recreated"
         );
-        return Err(Failure::conflict(resource, name, &why));
+        return Err(Failure::precondition(resource, name, &why));
     }
     if let Some(want) = want("resourceVersion")
         && let Some(have) = meta(object, "resourceVersion").filter(|have| *have != want)
@@ -142,7 +146,7 @@ fn preconditions(resource: &Resource, object: &Value, options: &Value) -> Result
         let why = format!(
             "the ResourceVersion in the precondition ({want}) does not match the ResourceVersion in record ({have}). The object might have been modified"
         );
-        return Err(Failure::conflict(resource, name, &why));
+        return Err(Failure::precondition(resource, name, &why));
     }
     Ok(())
 }

@@ -116,7 +116,7 @@ fn revision(store: &Store, request: &Request) -> Result<(u64, bool)> {
     match (version(request)?, rule) {
         (None, Some(_)) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
         (Some(0), Some("Exact")) => {
-            forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
         }
         (_, Some(rule)) if !matches!(rule, "Exact" | "NotOlderThan") => {
             forbidden("supported values: \"Exact\", \"NotOlderThan\"")

@@ -78,6 +78,7 @@ pub(crate) fn record(old: &Value, new: &mut Value, manager: &Manager, now: Time)
         .filter(|(path, value)| was.get(*path) != Some(value))
         .map(|(path, _)| path.clone())
         .collect();
+    let took = !written.is_empty();
     managers.take_from_others(manager, &written);
     let mut mine = managers.fields(manager);
     mine.extend(written);
@@ -87,7 +88,17 @@ pub(crate) fn record(old: &Value, new: &mut Value, manager: &Manager, now: Time)
             mine.insert(path.into_iter().chain([".".into()]).collect());
         }
     }
-    managers.set(manager, mine, now);
+    managers.set(manager, mine, took.then_some(now));
+    managers.forget_what_is_gone(new);
+    managers.write(new);
+}
+
+/// Writes into a new object that what was applied to make it belongs to `manager`.
+pub(crate) fn claim(new: &mut Value, patch: &Value, manager: &Manager, now: Time) {
+    let mut patch = patch.clone();
+    strip(&mut patch);
+    let mut managers = Managers::default();
+    managers.set(manager, leaves(&patch).into_keys().collect(), Some(now));
     managers.forget_what_is_gone(new);
     managers.write(new);
 }
@@ -118,11 +129,15 @@ pub(crate) fn apply(live: &Value, patch: &Value, manager: &Manager, force: bool,
     managers.take_from_others(manager, &changed);
 
     let dropped: Vec<Path> = managers.fields(manager).difference(&applied).cloned().collect();
-    for path in dropped.iter().filter(|p| !managers.owned_by_other(manager, p)) {
+    managers.set(manager, applied, None);
+    for path in dropped.iter().filter(|p| !managers.owns_within(p)) {
         remove(&mut merged, path);
     }
-    managers.set(manager, applied, now);
     managers.forget_what_is_gone(&merged);
+    if merged != *live {
+        let fields = managers.fields(manager);
+        managers.set(manager, fields, Some(now));
+    }
     managers.write(&mut merged);
     Ok(merged)
 }
@@ -159,6 +174,9 @@ impl Managers {
                 "manager": manager.name, "operation": manager.operation, "apiVersion": manager.api_version,
                 "time": owned.time, "fieldsType": "FieldsV1", "fieldsV1": write_fields(&owned.fields),
             });
+            if owned.time.is_empty() {
+                drop_field(&mut entry, "time");
+            }
             if !manager.subresource.is_empty() {
                 entry["subresource"] = manager.subresource.into();
             }
@@ -171,12 +189,11 @@ impl Managers {
         self.0.get(manager).map(|o| o.fields.clone()).unwrap_or_default()
     }
 
-    /// The manager's time moves only when what it owns does.
-    fn set(&mut self, manager: &Manager, fields: Fields, now: Time) {
-        if self.0.get(manager).is_none_or(|o| o.fields != fields) {
-            let time = rfc3339(now);
-            self.0.insert(manager.clone(), Owned { time, fields });
-        }
+    /// The manager's time is that of its last write that changed more than who owns what.
+    fn set(&mut self, manager: &Manager, fields: Fields, now: Option<Time>) {
+        let before = self.0.get(manager).map(|o| o.time.clone());
+        let time = now.map(rfc3339).or(before).unwrap_or_default();
+        self.0.insert(manager.clone(), Owned { time, fields });
     }
 
     fn others<'a>(&'a self, manager: &'a Manager) -> impl Iterator<Item = (&'a Manager, &'a Owned)> {
@@ -189,8 +206,10 @@ impl Managers {
         }
     }
 
-    fn owned_by_other(&self, manager: &Manager, path: &Path) -> bool {
-        self.others(manager).any(|(_, o)| o.fields.contains(path))
+    /// Whether any manager owns the field or a field within it.
+    fn owns_within(&self, path: &Path) -> bool {
+        let within = |owned: &Owned| owned.fields.iter().any(|f| f.starts_with(path));
+        self.0.values().any(within)
     }
 
     fn conflicts(&self, manager: &Manager, changed: &Fields) -> Vec<(String, String)> {

@@ -8,6 +8,16 @@ use serde_json::{Map, Value, json};
 
 /// Longest sum of annotation keys and values (kube-apiserver's `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_MAX: usize = 256 << 10;
+/// What kube-apiserver says of names that are none.
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', \
+    and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED_NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+    end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
+    '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+    '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex \
+    used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 /// Metadata that only the server writes.
 const OWNED: [&str; 6] = [
     "uid",
@@ -131,7 +141,7 @@ pub(crate) fn prepare_create(
         drop_field(object, "status");
     }
     defaults(resource, object);
-    tidy(object);
+    normalise(resource, object);
     validate(resource, object)
 }
 
@@ -151,7 +161,7 @@ pub(crate) fn prepare_update(resource: &Resource, part: Part, old: &Value, new: 
         Part::Main => {}
         Part::Status => keep_all_but_status(old, new),
     }
-    tidy(new);
+    normalise(resource, new);
     if resource.generation && new.get("spec") != old.get("spec") {
         let generation = old["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
         new["metadata"]["generation"] = generation.into();
@@ -194,6 +204,7 @@ fn defaults(resource: &Resource, object: &mut Value) {
             default(spec, "terminationGracePeriodSeconds", 30.into());
             default(spec, "dnsPolicy", "ClusterFirst".into());
             default(spec, "schedulerName", "default-scheduler".into());
+            default(spec, "enableServiceLinks", true.into());
             default(spec, "securityContext", json!({}));
         }
     }
@@ -203,7 +214,21 @@ fn defaults(resource: &Resource, object: &mut Value) {
     }
 }
 
-/// The form in which objects are stored: fields in kube-apiserver's order, none that is empty in metadata.
+/// The form in which objects are stored.
+fn normalise(resource: &Resource, object: &mut Value) {
+    if let Some(spec) = object
+        .get_mut("spec")
+        .filter(|s| s.is_object() && resource.is("nodes"))
+    {
+        same_pod_cidrs(spec);
+        if let Some(fields) = spec.as_object_mut() {
+            fields.retain(|_, value| value.as_array().is_none_or(|items| !items.is_empty()));
+        }
+    }
+    tidy(object);
+}
+
+/// Fields in kube-apiserver's order, none that is empty in metadata.
 fn tidy(object: &mut Value) {
     let order = [
         "name",
@@ -262,6 +287,20 @@ fn tidy(object: &mut Value) {
     *fields = tidied;
 }
 
+/// `podCIDR` and the first of `podCIDRs` are the same thing; where they differ, or only one is there, the former wins.
+fn same_pod_cidrs(spec: &mut Value) {
+    let one = spec["podCIDR"]
+        .as_str()
+        .filter(|c| !c.is_empty())
+        .map(str::to_owned);
+    let first = spec["podCIDRs"][0].as_str().map(str::to_owned);
+    match (one, first) {
+        (Some(one), first) if first.as_ref() != Some(&one) => spec["podCIDRs"] = json!([one]),
+        (None, Some(first)) => spec["podCIDR"] = first.into(),
+        _ => {}
+    }
+}
+
 fn invalid(resource: &Resource, object: &Value, causes: &[Cause]) -> Failure {
     let name = meta(object, "name").unwrap_or_default();
     let kind = if resource.group.is_empty() {
@@ -280,25 +319,22 @@ fn validate(resource: &Resource, object: &Value) -> Result<()> {
             "name or generateName is required",
         )),
         Some(name) if !is_subdomain(name) && !resource.group.starts_with("rbac.") => {
-            let why = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-            causes.push(Cause::invalid("metadata.name", &name.into(), why));
+            causes.push(Cause::invalid("metadata.name", &name.into(), SUBDOMAIN));
         }
         Some(_) => {}
     }
     let map = |field: &str| object["metadata"][field].as_object().into_iter().flatten();
     for field in ["labels", "annotations"] {
         for (key, _) in map(field).filter(|(k, _)| !is_qualified_name(k)) {
-            let why = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
             causes.push(Cause::invalid(
                 &format!("metadata.{field}"),
                 &key.as_str().into(),
-                why,
+                QUALIFIED_NAME,
             ));
         }
     }
     for (_, value) in map("labels").filter(|(_, v)| !v.as_str().is_some_and(is_label_value)) {
-        let why = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
-        causes.push(Cause::invalid("metadata.labels", value, why));
+        causes.push(Cause::invalid("metadata.labels", value, LABEL_VALUE));
     }
     let size = |(k, v): (&String, &Value)| k.len() + v.as_str().map_or(0, str::len);
     if map("annotations").map(size).sum::<usize>() > ANNOTATIONS_MAX {

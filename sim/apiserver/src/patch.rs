@@ -66,7 +66,6 @@ fn merge_key(field: &str) -> Option<&'static str> {
         "ports" => Some("containerPort"),
         "volumeMounts" => Some("mountPath"),
         "ownerReferences" => Some("uid"),
-        "taints" => Some("key"),
         _ => None,
     }
 }
@@ -122,6 +121,7 @@ fn merge_list(list: &mut Value, items: Vec<Value>, key: &str) {
     if items.iter().any(|i| i["$patch"] == "replace") {
         list.clear();
     }
+    let mut added = 0;
     for item in items {
         let found = list
             .iter()
@@ -134,7 +134,8 @@ fn merge_list(list: &mut Value, items: Vec<Value>, key: &str) {
             (_, None) => {
                 let mut new = json!({});
                 strategic(&mut new, item);
-                list.push(new);
+                list.insert(added, new);
+                added += 1;
             }
         }
     }
@@ -166,15 +167,15 @@ mod tests {
     #[test]
     fn a_strategic_merge_patch_merges_lists_by_key() {
         let node = json!({"status": {"addresses": [{"type": "InternalIP", "address": "1.1.1.1"}, {"type": "Hostname", "address": "n"}]},
-                          "spec": {"podCIDRs": ["a"], "taints": [{"key": "k", "effect": "NoSchedule"}]}});
+                          "spec": {"podCIDRs": ["a"], "containers": [{"name": "k"}]}});
         let patch = json!({
             "status": {"addresses": [{"type": "InternalIP", "address": "2.2.2.2"}], "$setElementOrder/addresses": []},
-            "spec": {"podCIDRs": ["b"], "taints": [{"key": "k", "$patch": "delete"}], "providerID": null},
+            "spec": {"podCIDRs": ["b"], "containers": [{"name": "k", "$patch": "delete"}], "providerID": null},
         });
         let got = patched(PatchKind::Strategic, &node, patch).unwrap();
         assert_eq!(got["status"]["addresses"][0]["address"], "2.2.2.2");
         assert_eq!(got["status"]["addresses"].as_array().unwrap().len(), 2);
-        assert_eq!(got["spec"], json!({"podCIDRs": ["a", "b"], "taints": []}));
+        assert_eq!(got["spec"], json!({"podCIDRs": ["a", "b"], "containers": []}));
     }
 
     #[test]

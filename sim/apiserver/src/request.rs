@@ -131,10 +131,11 @@ impl Request {
         self
     }
 
-    /// Asking for metadata only.
+    /// A list or a watch that asks for metadata only; to be called after it was made one.
     #[must_use]
     pub fn partial(mut self) -> Self {
-        self.accept = format!("{PARTIAL_LIST},{PARTIAL}");
+        let watch = self.query("watch") == Some("true");
+        self.accept = if watch { PARTIAL } else { PARTIAL_LIST }.into();
         self
     }
 
@@ -225,7 +226,13 @@ impl Body {
             Body::Object(object) => Value::clone(object),
             Body::List { header, items } => {
                 let mut list = header.as_object().cloned().unwrap_or_else(Map::new);
-                list.insert("items".into(), items.iter().map(|i| Value::clone(i)).collect());
+                let no_items = items.is_empty() && header["kind"] == "PartialObjectMetadataList";
+                let items = if no_items {
+                    Value::Null // as kube-apiserver has it
+                } else {
+                    items.iter().map(|i| Value::clone(i)).collect()
+                };
+                list.insert("items".into(), items);
                 Value::Object(list)
             }
             Body::Text(text) => Value::String((*text).into()),

@@ -73,8 +73,8 @@ pub(crate) fn target(resources: &[Resource], path: &str) -> Result<Target> {
     }
 }
 
-/// Which of the forms that a client accepts is given: the first that the server has.
-pub(crate) fn form(request: &Request) -> Result<Form> {
+/// Which of the forms that a client accepts is given: the first that the server has. `list` where the answer is a list.
+pub(crate) fn form(request: &Request, list: bool, kind: &str) -> Result<Form> {
     if request.accept.is_empty() {
         return Ok(Form::Full);
     }
@@ -84,13 +84,22 @@ pub(crate) fn form(request: &Request) -> Result<Form> {
             return None;
         }
         match parts.find_map(|p| p.strip_prefix("as=")) {
-            None => Some(Form::Full),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Some(Form::Partial),
+            None => Some((Form::Full, None)),
+            Some("PartialObjectMetadata") => Some((Form::Partial, Some(false))),
+            Some("PartialObjectMetadataList") => Some((Form::Partial, Some(true))),
             Some(_) => None,
         }
     };
-    let form = request.accept.split(',').find_map(acceptable);
-    form.ok_or_else(Failure::not_acceptable)
+    let found = request.accept.split(',').find_map(acceptable);
+    match found.ok_or_else(Failure::not_acceptable)? {
+        (_, Some(true)) if !list => Err(Failure::wrong_form(format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list (*core.{kind})"
+        ))),
+        (_, Some(false)) if list => Err(Failure::wrong_form(format!(
+            "you requested PartialObjectMetadata, but the requested object is a list (*core.{kind}List)"
+        ))),
+        (form, _) => Ok(form),
+    }
 }
 
 /// Who writes, as far as `metadata.managedFields` is concerned.

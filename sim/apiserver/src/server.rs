@@ -149,7 +149,12 @@ impl ApiServer {
             return Err(Failure::bad_request("this server does not do dry runs"));
         }
         let target = target(&self.resources, &request.path)?;
-        let form = form(request)?;
+        let (list, kind) = match &target {
+            Target::Collection { table, .. } => (is_list(request), self.resources[*table].kind.as_str()),
+            Target::Object { table, .. } => (false, self.resources[*table].kind.as_str()),
+            Target::Other => (false, ""),
+        };
+        let form = form(request, list, kind)?;
         let write = Write { now, request, form };
         let response = match target {
             Target::Other => discovery::answer(&self.resources, request)?,
@@ -258,6 +263,10 @@ impl ApiServer {
         }
         Ok(id)
     }
+}
+
+fn is_list(request: &Request) -> bool {
+    request.method == Method::Get && !flag(request, "watch")
 }
 
 /// Whether the watch is to begin with what there is, by `sendInitialEvents`.

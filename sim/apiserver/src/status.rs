@@ -1,5 +1,6 @@
 //! `metav1.Status`: how the API says that something did not work, with the reasons and messages of kube-apiserver.
 
+use crate::object::drop_field;
 use crate::request::{Body, Response};
 use crate::resource::Resource;
 use serde_json::{Value, json};
@@ -70,6 +71,18 @@ impl Failure {
         Self::new(409, "Conflict", message, Some(resource.details(name)))
     }
 
+    /// A precondition of a deletion does not hold; here messages name the kind and not the resource.
+    pub(crate) fn precondition(resource: &Resource, name: &str, why: &str) -> Self {
+        let kind = &resource.kind;
+        let message = format!("Operation cannot be fulfilled on {kind} \"{name}\": {why}");
+        Self::new(
+            409,
+            "Conflict",
+            message,
+            Some(json!({"name": name, "kind": kind})),
+        )
+    }
+
     pub(crate) fn modified(resource: &Resource, name: &str) -> Self {
         let why =
             "the object has been modified; please apply your changes to the latest version and try again";
@@ -104,7 +117,10 @@ impl Failure {
             .iter()
             .map(|c| json!({"reason": c.reason, "message": c.message, "field": c.field}))
             .collect();
-        let details = json!({"name": name, "kind": kind, "causes": causes});
+        let mut details = json!({"name": name, "kind": kind, "causes": causes});
+        if name.is_empty() {
+            drop_field(&mut details, "name");
+        }
         Self::new(
             422,
             "Invalid",
@@ -115,7 +131,11 @@ impl Failure {
 
     /// Options of a request that contradict one another or lack something.
     pub(crate) fn invalid_options(kind: &str, cause: Cause) -> Self {
-        Self::invalid(&format!("{kind}.meta.k8s.io"), "", &[cause])
+        let mut failure = Self::invalid(&format!("{kind}.meta.k8s.io"), "", &[cause]);
+        if let Some(details) = &mut failure.0.details {
+            *details = json!({"group": "meta.k8s.io", "kind": kind, "causes": details["causes"]});
+        }
+        failure
     }
 
     pub(crate) fn rejected_patch() -> Self {
@@ -135,6 +155,11 @@ impl Failure {
     pub(crate) fn not_acceptable() -> Self {
         let message = "406: Not Acceptable\n\nAvailable representations: application/json".into();
         Self::new(406, "NotAcceptable", message, Some(json!({})))
+    }
+
+    /// The client asked for a list of metadata where there is one object, or the other way round.
+    pub(crate) fn wrong_form(message: String) -> Self {
+        Self::new(406, "NotAcceptable", message, None)
     }
 
     pub(crate) fn unsupported_media_type() -> Self {

@@ -53,7 +53,12 @@ impl ApiServer {
         if self.store.get(table, &key).is_some() {
             return Err(Failure::already_exists(&resource, &key.name));
         }
-        own(&json!({}), &mut object);
+        // What the server makes of the status is nobody's.
+        let unowned = match object.get("status") {
+            Some(status) if resource.status => json!({"status": status}),
+            _ => json!({}),
+        };
+        own(&unowned, &mut object);
         let change = self.commit(table, key.clone(), Some(object));
         if resource.is("nodes") {
             self.give_pod_cidrs(now, table, &key);
@@ -203,10 +208,7 @@ impl ApiServer {
         object["metadata"]["name"] = key.name.as_str().into();
         let now = write.now;
         let made = self.insert(now, table, &key.namespace, object, |_, new| {
-            let owned = managed::apply(new, patch, manager, true, now);
-            if let Ok(owned) = owned {
-                *new = owned;
-            }
+            managed::claim(new, patch, manager, now);
         })?;
         Ok(write.respond(201, &made))
     }

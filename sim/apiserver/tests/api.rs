@@ -333,7 +333,7 @@ fn a_pod_that_runs_is_deleted_in_two_steps() {
     let marked = ok(&mut server, gracefully);
     assert_eq!(marked["metadata"]["deletionTimestamp"], "1970-01-01T00:00:30Z");
     ok(&mut server, Request::delete(format!("{PODS}/p")));
-    assert_eq!(frames(&mut server, id), ["MODIFIED p", "DELETED p"]);
+    assert_eq!(frames(&mut server, id), ["MODIFIED p", "MODIFIED p", "DELETED p"]);
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn new_nodes_are_given_pod_cidrs_in_a_change_of_their_own() {
     assert_eq!(frames(&mut server, id), ["ADDED own", "ADDED a", "MODIFIED a"]);
     let a = ok(&mut server, Request::get(format!("{NODES}/a")));
     assert_eq!(a["spec"]["podCIDRs"], json!(["10.244.1.0/24", "fd00:244::/64"]));
-    let change = json!({"spec": {"podCIDRs": ["10.9.0.0/24"]}});
+    let change = json!({"spec": {"podCIDR": "10.9.0.0/24", "podCIDRs": ["10.9.0.0/24"]}});
     refused(
         &mut server,
         Request::merge_patch(format!("{NODES}/a"), &change),

@@ -1,6 +1,7 @@
 //! What is tried of each server.
 
 use crate::mirror::{Mirror, annotations};
+use crate::requests::answers;
 use crate::server::{NODES, PODS, Server};
 use meshd_model::AnnotationProblem;
 use meshd_translate::annotations::{LISTEN_PORT, PUBLIC_KEY};
@@ -298,4 +299,23 @@ pub(crate) async fn the_own_node_may_come_later(server: Server) {
     assert_eq!(mirror.known.own, Some(None), "that it is not there is told");
     let uid = server.create_node(&own).await;
     mirror.until("the own Node", |k| k.own_uid() == Some(&uid)).await;
+}
+
+/// The embedded server is held to the real one.
+pub(crate) async fn answers_are_the_embedded_servers_too(server: Server) {
+    let embedded = Server::embedded().await;
+    let (real, embedded) = tokio::join!(answers(&server), answers(&embedded));
+    let differing: Vec<String> = real
+        .iter()
+        .zip(&embedded)
+        .filter(|(real, embedded)| real != embedded)
+        .map(|(real, embedded)| format!("REAL     {real}\nEMBEDDED {embedded}"))
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{} answers of {} differ:\n{}",
+        differing.len(),
+        real.len(),
+        differing.join("\n")
+    );
 }

@@ -78,6 +78,49 @@ impl Server {
         }
     }
 
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The administrator asks; the answer as it came.
+    pub(crate) async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        media: &str,
+        partial: bool,
+        body: &Value,
+    ) -> (u16, String) {
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("user-agent", "trial/1");
+        if !media.is_empty() {
+            request = request.header("content-type", media);
+        }
+        if partial {
+            let object = path.contains("watch=true") || !path.contains('?');
+            let kind = if object {
+                "PartialObjectMetadata"
+            } else {
+                "PartialObjectMetadataList"
+            };
+            request = request.header("accept", format!("application/json;as={kind};g=meta.k8s.io;v=v1"));
+        }
+        let response = self.admin.send(request.body(body.into()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .unwrap()
+            .to_bytes();
+        (status, String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The administrator asks; the answer's status and body.
     pub(crate) async fn ask(&self, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value) {
         let body = if body.is_null() {
