@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Clients at a time; more wait in the kernel's queue.
+/// Clients at a time; for one more, the one that has been silent for longest has to go.
 const CONNECTIONS: usize = 16;
-/// How long a client may take for a request, and to read its answer.
+/// How long a client may stay in the middle of a request or of its answer. One in between may stay for ever: it may
+/// wait for us to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 const CHUNK: usize = 64 << 10;
+/// Steps of one client before packets get their turn: a step reads or writes once, or answers one request.
+const TURN: usize = 64;
 
 /// The socket and its clients.
 pub(crate) struct Control {
@@ -38,6 +41,8 @@ pub(crate) struct Connection {
     /// When the client last got something done.
     since: meshd_model::Boot,
     is_finished: bool,
+    /// Its turn ended before this was answered.
+    has_request: bool,
 }
 
 impl Control {
@@ -63,11 +68,6 @@ impl Control {
         })
     }
 
-    /// Whether there is room for another client.
-    pub(crate) fn has_room(&self) -> bool {
-        self.connections.len() < CONNECTIONS
-    }
-
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
@@ -88,21 +88,34 @@ impl Control {
     }
 
     pub(crate) fn accept(&mut self, now: meshd_model::Boot) {
-        while self.has_room() {
+        for _ in 0..CONNECTIONS {
             let Ok((stream, _)) = self.listener.accept() else {
                 return;
             };
-            if stream.set_nonblocking(true).is_ok() {
-                self.connections.push(Connection::new(stream, now));
+            if stream.set_nonblocking(true).is_err() {
+                continue;
             }
+            if self.connections.len() >= CONNECTIONS {
+                self.drop_most_silent();
+            }
+            self.connections.push(Connection::new(stream, now));
+        }
+    }
+
+    fn drop_most_silent(&mut self) {
+        let silent = (0..self.connections.len()).min_by_key(|at| self.connections[*at].since);
+        if let Some(at) = silent {
+            self.connections.swap_remove(at);
         }
     }
 
     /// Lets go of clients that are done, or too slow; when to look again.
     pub(crate) fn tidy(&mut self, now: meshd_model::Boot) -> Option<meshd_model::Boot> {
-        self.connections
-            .retain(|c| !c.is_finished && now.since(c.since) < PATIENCE);
-        self.connections.iter().map(|c| c.since + PATIENCE).min()
+        self.connections.retain(|c| {
+            let is_late = c.deadline().is_some_and(|at| at <= now);
+            !c.is_finished && !is_late
+        });
+        self.connections.iter().filter_map(Connection::deadline).min()
     }
 }
 
@@ -153,6 +166,7 @@ impl Connection {
             sent: 0,
             since: now,
             is_finished: false,
+            has_request: false,
         }
     }
 
@@ -160,8 +174,18 @@ impl Connection {
         self.stream.as_fd()
     }
 
-    /// Whether it waits to send; else it waits to receive.
+    /// Whether it waits to send; else it waits to receive. A request that waits for its turn will be answered.
     pub(crate) fn is_sending(&self) -> bool {
+        self.has_response() || self.has_request
+    }
+
+    /// When it has taken too long; None between a whole answer and the next request.
+    fn deadline(&self) -> Option<meshd_model::Boot> {
+        let is_between = self.request.is_empty() && !self.has_response();
+        (!is_between).then(|| self.since + PATIENCE)
+    }
+
+    fn has_response(&self) -> bool {
         self.sent < self.response.len()
     }
 
@@ -171,8 +195,8 @@ impl Connection {
         now: meshd_model::Boot,
         mut answer: impl FnMut(&str) -> Zeroizing<String>,
     ) {
-        loop {
-            let went_on = if self.is_sending() {
+        for _ in 0..TURN {
+            let went_on = if self.has_response() {
                 self.send()
             } else if let Some(end) = self.end_of_request() {
                 self.take_request(end, &mut answer);
@@ -189,6 +213,7 @@ impl Connection {
                 }
             }
         }
+        self.has_request = self.end_of_request().is_some();
     }
 
     fn end_of_request(&mut self) -> Option<usize> {
@@ -208,6 +233,7 @@ impl Connection {
         let rest = Zeroizing::new(self.request[end + 2..].to_vec());
         self.request = rest;
         self.searched = 0;
+        self.has_request = false;
         self.response = Zeroizing::new(response.as_bytes().to_vec());
         self.sent = 0;
     }
@@ -241,7 +267,7 @@ impl Connection {
         match self.stream.write(&self.response[self.sent..]) {
             Ok(count) => {
                 self.sent += count;
-                if !self.is_sending() {
+                if !self.has_response() {
                     self.response = Zeroizing::new(Vec::new());
                     self.sent = 0;
                 }

@@ -129,8 +129,7 @@ impl Runtime {
         ];
         let v4 = push(&mut fds, self.sockets.fd(Family::V4), PollFlags::POLLIN);
         let v6 = push(&mut fds, self.sockets.fd(Family::V6), PollFlags::POLLIN);
-        let listener = self.control.has_room().then(|| self.control.fd());
-        let listener = push(&mut fds, listener, PollFlags::POLLIN);
+        let listener = push(&mut fds, Some(self.control.fd()), PollFlags::POLLIN);
         let first = fds.len();
         for connection in self.control.connections() {
             let wanted = if connection.is_sending() {
@@ -236,7 +235,8 @@ fn block_signals() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
-    set.thread_block().context("block SIGTERM and SIGINT")?;
+    set.add(Signal::SIGHUP);
+    set.thread_block().context("block SIGTERM, SIGINT and SIGHUP")?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context("listen for signals")
 }
 

@@ -86,6 +86,10 @@ impl Tun {
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EAGAIN | Errno::EINTR) => Ok(Read::Empty),
                 Some(Errno::EBADFD | Errno::ENODEV) => Ok(Read::Gone),
+                Some(Errno::ENOMEM | Errno::ENOBUFS) => {
+                    tracing::debug!(%error, "a packet from {} is lost", self.name);
+                    Ok(Read::Empty)
+                }
                 Some(_) => Err(error).with_context(|| format!("read from {}", self.name)),
                 None => {
                     tracing::debug!(%error, "a packet from {} cannot be split", self.name);

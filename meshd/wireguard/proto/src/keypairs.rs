@@ -4,16 +4,19 @@ use crate::peers::Indices;
 use crate::session::Session;
 use meshd_model::Boot;
 
-/// At most four sessions. A session is retired, not dropped, while messages under it may still be on their way.
+const RETIRED: usize = 3;
+
+/// At most five sessions. A session is retired, not dropped, while messages under it may still be on their way.
 #[derive(Default)]
 pub(crate) struct Keypairs {
     /// The one to send with.
     current: Option<Box<Session>>,
     /// We answered, and have not heard yet that the answer arrived: not to be sent with until then.
     next: Option<Box<Session>>,
-    /// To receive with only, the younger first. Two, because when both sides initiate at once, two sessions take
-    /// over from an old one in which messages are still on their way.
-    retired: [Option<Box<Session>>; 2],
+    /// To receive with only, the youngest first. When both sides initiate at once, each sends with the session that it
+    /// initiated and receives with the other's; when both do so again, three are not the current one and may have
+    /// messages on their way.
+    retired: [Option<Box<Session>>; RETIRED],
 }
 
 impl Keypairs {
@@ -22,9 +25,9 @@ impl Keypairs {
     }
 
     pub(crate) fn by_index(&mut self, index: u32) -> Option<&mut Session> {
-        let [young, old] = &mut self.retired;
-        [&mut self.current, &mut self.next, young, old]
+        [&mut self.current, &mut self.next]
             .into_iter()
+            .chain(&mut self.retired)
             .filter_map(|s| s.as_deref_mut())
             .find(|s| s.local_index == index)
     }
@@ -58,13 +61,12 @@ impl Keypairs {
         if session.is_none() {
             return;
         }
-        let [young, old] = std::mem::take(&mut self.retired);
-        let (kept, expired): (Vec<_>, Vec<_>) = [session, young, old]
-            .into_iter()
+        let (kept, expired): (Vec<_>, Vec<_>) = std::iter::once(session)
+            .chain(std::mem::take(&mut self.retired))
             .flatten()
             .partition(|s| !s.is_expired(now));
         let mut kept = kept.into_iter();
-        self.retired = [kept.next(), kept.next()];
+        self.retired = std::array::from_fn(|_| kept.next());
         for dropped in kept.chain(expired) {
             indices.release(dropped.local_index);
         }
@@ -72,12 +74,8 @@ impl Keypairs {
 
     /// Drops all.
     pub(crate) fn clear(&mut self, indices: &mut Indices) {
-        let Keypairs {
-            current,
-            next,
-            retired: [young, old],
-        } = std::mem::take(self);
-        for session in [current, next, young, old].into_iter().flatten() {
+        let all = std::mem::take(self);
+        for session in [all.current, all.next].into_iter().chain(all.retired).flatten() {
             indices.release(session.local_index);
         }
     }

@@ -22,6 +22,8 @@ mod routing;
 mod session;
 mod tai64n;
 mod timers;
+mod types;
 
-pub use device::{Device, DropReason, PeerConfig, PeerStats, Transmit};
+pub use device::Device;
 pub use key::{PresharedKey, PrivateKey};
+pub use types::{DropReason, PeerConfig, PeerStats, Transmit};

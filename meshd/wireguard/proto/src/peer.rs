@@ -7,13 +7,12 @@ mod transport;
 
 use crate::cookie::{Jar, MacKeys};
 use crate::crypto::Secret;
-use crate::device::{PeerStats, Transmit};
 use crate::keypairs::Keypairs;
 use crate::noise::{Identity, Initiator};
 use crate::peers::{Indices, PeerId};
 use crate::tai64n::Tai64n;
 use crate::timers::Timers;
-use crate::{DropReason, PresharedKey};
+use crate::{DropReason, PeerStats, PresharedKey, Transmit};
 use chacha20::ChaCha20Rng;
 use ipnetwork::IpNetwork;
 use meshd_model::{Boot, Now, PublicKey, Wall};

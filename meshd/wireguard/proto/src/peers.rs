@@ -63,7 +63,7 @@ impl Peers {
 pub(crate) struct Indices(BTreeMap<u32, PeerId>);
 
 impl Indices {
-    /// A new one. There are at most five a peer, so a free one is found at once.
+    /// A new one. There are at most six a peer, so a free one is found at once.
     pub(crate) fn allocate<R: Rng>(&mut self, rng: &mut R, peer: PeerId) -> u32 {
         loop {
             let index = rng.next_u32();

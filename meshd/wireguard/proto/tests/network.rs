@@ -160,6 +160,25 @@ fn both_initiate_at_once_and_no_packet_is_lost() {
 }
 
 #[test]
+fn two_new_sessions_at_once_cut_off_no_message_of_the_old_one() {
+    let mut world = World::mesh(2);
+    world.send(1, 2, b"");
+    world.send(2, 1, b"");
+    world.run(secs(121));
+    world.delivered.clear();
+    // Data is overtaken by both handshakes, which it sets off itself.
+    world.network = Box::new(|f| vec![if f.kind() == 4 { millis(200) } else { LATENCY }]);
+    world.send(1, 2, b"slow");
+    world.send(2, 1, b"slow");
+    world.run(secs(1));
+    assert_eq!(world.sent_of_kind(2), 4);
+    assert_eq!(
+        (world.payloads(1), world.payloads(2)),
+        (vec![b"slow".to_vec()], vec![b"slow".to_vec()])
+    );
+}
+
+#[test]
 fn a_peer_that_roams_is_followed_only_on_its_own_word() {
     let mut world = World::mesh(2);
     world.send(1, 2, b"");

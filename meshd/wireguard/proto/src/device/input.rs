@@ -1,6 +1,8 @@
 //! What comes in: datagrams and packets.
 
-use super::{Device, DropReason, MAX_OUTPUTS};
+use super::Device;
+use crate::DropReason;
+use crate::constants::MAX_OUTPUTS;
 use crate::ip::Header;
 use crate::message::{COOKIE_REPLY_LEN, INITIATION_LEN, Message, RESPONSE_LEN, word};
 use crate::noise::UnprovenInitiation;
