@@ -1,5 +1,8 @@
 //! The event loop with a real agent and a real clock; the test holds the drivers' ends.
 
+#[path = "recording/script.rs"]
+mod script;
+
 use meshd::clock::SystemClock;
 use meshd::drivers::{Closed, Port};
 use meshd::run::{Loop, LoopError, Ports};
@@ -9,7 +12,7 @@ use meshd_core::{
     NodeAgent, RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, code};
-use meshd_model::kernel::Mark;
+use meshd_model::kernel::{KernelState, Mark, UnderlayAddress};
 use meshd_model::{AttachmentId, KeyHandle, PublicKey};
 use std::future::Future;
 use std::time::Duration;
@@ -29,7 +32,7 @@ fn config() -> Config {
         node: "node-0".into(),
         identity: Identity {
             handle: KeyHandle(1),
-            public_key: PublicKey([9; 32]),
+            public_key: PublicKey([255; 32]),
         },
         cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: Vec::new(),
@@ -76,6 +79,9 @@ fn start(stop: impl Future<Output = ()> + Send + 'static) -> (Drivers, JoinHandl
     };
     (drivers, task)
 }
+
+/// The node of the script whose address is the own one's.
+const OWN: u8 = 100;
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), future)
@@ -172,4 +178,89 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
     let (reply, status) = oneshot::channel();
     drivers.socket.send(SocketMessage::Status(reply)).await.unwrap();
     assert_eq!(soon(status).await.unwrap().node.0, "node-0");
+}
+
+/// Every channel holds 16, the kernel is slow, and 199 nodes come at once: actions wait for the kernel, whose outcomes
+/// wait for the loop. Nobody waits for ever, and the status is answered meanwhile.
+#[tokio::test]
+async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
+    let (drivers, _task) = start(std::future::pending());
+    let (kernel_events, mut kernel_actions) = drivers.kernel;
+    let (kube_events, mut kube_actions) = drivers.kube;
+    let (store_events, mut store_actions) = drivers.store;
+    let (told, holds) = tokio::sync::watch::channel((0, 0));
+    tokio::spawn(async move {
+        let mut kernel = KernelState {
+            underlay: vec![UnderlayAddress {
+                address: "192.0.2.100".parse().unwrap(),
+                ifname: "eth0".into(),
+                mtu: 1500,
+            }],
+            ..KernelState::default()
+        };
+        while let Some(KernelAction { id, op }) = kernel_actions.recv().await {
+            let event = match op {
+                KernelOp::Observe => KernelEvent::Observed(Box::new(kernel.clone())),
+                op => {
+                    script::carry_out(&mut kernel, op);
+                    let _ = told.send((kernel.peers.len(), kernel.routes.len()));
+                    KernelEvent::Applied(id)
+                }
+            };
+            if kernel.routes.len() % 4 == 0 {
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+            kernel_events.send(event).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(action) = store_actions.recv().await {
+            let event = match action {
+                StoreAction::Load { .. } => StoreEvent::Loaded {
+                    leases: Vec::new(),
+                    damaged: Vec::new(),
+                },
+                StoreAction::Put { id, .. } | StoreAction::Remove { id, .. } => StoreEvent::Applied(id),
+            };
+            store_events.send(event).await.unwrap();
+        }
+    });
+    let kube = kube_events.clone();
+    tokio::spawn(async move {
+        while let Some(KubeAction::Publish { id, .. }) = kube_actions.recv().await {
+            kube.send(KubeEvent::Applied(id)).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        let nodes = (1..=200)
+            .filter(|n| *n != OWN)
+            .map(|n| KubeEvent::NodeApplied(script::node(n)));
+        let first = [KubeEvent::OwnNode(script::own_node()), KubeEvent::NodesReset];
+        let last = [
+            KubeEvent::NodesSynced,
+            KubeEvent::PodsReset,
+            KubeEvent::PodsSynced,
+        ];
+        for event in first.into_iter().chain(nodes).chain(last) {
+            kube_events.send(event).await.unwrap();
+        }
+        // The driver lives on.
+        std::future::pending::<()>().await;
+    });
+    let mut last = None;
+    let whole = async {
+        loop {
+            let (reply, status) = oneshot::channel();
+            drivers.socket.send(SocketMessage::Status(reply)).await.unwrap();
+            let status = status.await.unwrap();
+            // For each peer a route to its pods and one to its own address; for the rest of the pod CIDR none.
+            if status.ready && status.problems.is_empty() && *holds.borrow() == (199, 2 * 199 + 1) {
+                return;
+            }
+            last = Some((*holds.borrow(), status.problems));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(30), whole).await;
+    assert!(done.is_ok(), "199 peers do not come: {last:#?}");
 }

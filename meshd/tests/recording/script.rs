@@ -1,6 +1,6 @@
 //! An agent that is driven by a script, with drivers that do at once what they are asked, and recorded.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, dead_code)]
 
 use meshd::record::{Options, Recorder};
 use meshd_core::{
@@ -80,7 +80,7 @@ pub fn start(options: Options, public_key: PublicKey) -> Script {
     script
 }
 
-fn node(n: u8) -> NodeMeta {
+pub fn node(n: u8) -> NodeMeta {
     NodeMeta {
         name: format!("node-{n}").as_str().into(),
         uid: format!("uid-{n}").as_str().into(),
@@ -94,6 +94,17 @@ fn node(n: u8) -> NodeMeta {
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
             protocol_version: 1,
         }),
+    }
+}
+
+pub fn own_node() -> OwnNode {
+    OwnNode {
+        name: "node-0".into(),
+        uid: "uid-0".into(),
+        created: 0,
+        pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
+        internal_ips: vec!["192.0.2.100".parse().unwrap()],
+        published: Err(AnnotationProblem::Absent),
     }
 }
 
@@ -148,14 +159,7 @@ impl Script {
         if let Some(event) = self.events.pop_front() {
             self.tell(event);
         }
-        self.tell(Event::Kube(KubeEvent::OwnNode(OwnNode {
-            name: "node-0".into(),
-            uid: "uid-0".into(),
-            created: 0,
-            pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
-            internal_ips: vec!["192.0.2.100".parse().unwrap()],
-            published: Err(AnnotationProblem::Absent),
-        })));
+        self.tell(Event::Kube(KubeEvent::OwnNode(own_node())));
         self.tell(Event::Kube(KubeEvent::NodesReset));
         for n in 1..=5 {
             self.tell(Event::Kube(KubeEvent::NodeApplied(node(n))));
@@ -220,7 +224,7 @@ impl Script {
 }
 
 /// What a kernel would hold afterwards.
-fn carry_out(kernel: &mut KernelState, op: KernelOp) {
+pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
     match op {
         KernelOp::Observe => {}
         KernelOp::SetFirewall(firewall) => kernel.firewall = Some(firewall),
