@@ -6,7 +6,7 @@ use crate::firewall::{self, Guards};
 use crate::watch::Watcher;
 use crate::{device, observe, pod, route, rule};
 use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
-use meshd_model::kernel::{Firewall, KernelState};
+use meshd_model::kernel::KernelState;
 use nlink::{Connection, Nftables, Route};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -75,8 +75,6 @@ struct Driver {
     nft: Connection<Nftables>,
     watcher: Watcher,
     events: mpsc::Sender<KernelEvent>,
-    /// What `SetFirewall` asked for last: the kernel's sets do not hold prefixes within others.
-    firewall: Option<Firewall>,
     /// What was reported last, for comparison; None when an action was carried out since.
     seen: Option<KernelState>,
 }
@@ -97,7 +95,6 @@ impl Driver {
             conn,
             nft,
             events,
-            firewall: None,
             seen: None,
         })
     }
@@ -142,11 +139,7 @@ impl Driver {
         let (conn, nft, config) = (&self.conn, &self.nft, &self.config);
         match op {
             KernelOp::Observe => Ok(()),
-            KernelOp::SetFirewall(wanted) => {
-                firewall::set(nft, &wanted).await?;
-                self.firewall = Some(wanted);
-                Ok(())
-            }
+            KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted).await,
             KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
             KernelOp::RemovePeer(peer) => device::remove_peer(conn, config, peer).await,
@@ -160,12 +153,7 @@ impl Driver {
     }
 
     async fn observe(&mut self) -> Result<KernelState> {
-        let mut state = observe::observe(&self.conn, &self.nft, &self.config).await?;
-        if let (Some(read), Some(wanted)) = (&mut state.firewall, &self.firewall)
-            && firewall::is_same(read, wanted)
-        {
-            *read = wanted.clone();
-        }
+        let state = observe::observe(&self.conn, &self.nft, &self.config).await?;
         self.seen = Some(steady(&state));
         Ok(state)
     }

@@ -7,6 +7,8 @@ use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::Firewall;
 use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule, RuleInfo};
 use nlink::{Connection, Nftables};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Inbox, Node, Sandbox, add_addresses, firewall, neighbour, node, pod, pod_entries, send};
 
 /// The pod's, the node's overlay, an absent pod's and the neighbour's address, in both families.
@@ -250,6 +252,47 @@ fn the_firewall_is_replaced_as_a_whole_and_keeps_the_pods_entries() {
 }
 
 #[test]
+fn while_the_table_is_replaced_nothing_leaks_and_nothing_is_lost() {
+    node("while_the_table_is_replaced", |mut node| async move {
+        let site = site(&mut node).await;
+        let inbox = Inbox::within(&site.pod, "0.0.0.0:0");
+        let to_pod = format!("10.244.1.2:{}", inbox.port());
+        let echo = support::spawn_echo(std::net::UdpSocket::bind("10.244.1.1:0").unwrap());
+        let done = Arc::new(AtomicBool::new(false));
+        let (stop_leaks, stop_asking) = (done.clone(), done.clone());
+        let (leaks, asking) = (site.neighbour.try_clone(), site.pod.try_clone());
+        let leaks = std::thread::spawn(move || {
+            leaks.run(move || {
+                let mut sent = 0;
+                while !stop_leaks.load(Ordering::Relaxed) {
+                    send("192.0.2.2:0", &to_pod);
+                    sent += 1;
+                }
+                sent
+            })
+        });
+        let asking = std::thread::spawn(move || {
+            asking.run(move || {
+                let (mut asked, mut answered) = (0, 0);
+                while !stop_asking.load(Ordering::Relaxed) {
+                    asked += 1;
+                    answered += usize::from(support::ask(echo));
+                }
+                (asked, answered)
+            })
+        });
+        for _ in 0..50 {
+            node.firewall().await;
+        }
+        done.store(true, Ordering::Relaxed);
+        let (sent, (asked, answered)) = (leaks.join().unwrap(), asking.join().unwrap());
+        assert!(sent > 100 && asked > 100, "{sent} sent, {asked} asked");
+        assert_eq!(inbox.next(), None, "of {sent} in plaintext");
+        assert_eq!(answered, asked);
+    });
+}
+
+#[test]
 fn a_table_that_was_changed_counts_as_none() {
     node("a_table_that_was_changed", |mut node| async move {
         node.firewall().await;
@@ -280,8 +323,13 @@ fn a_table_that_was_changed_counts_as_none() {
             assert_eq!(node.observe().await.firewall, None, "with chain {chain} flushed");
             node.firewall().await;
         }
-        flush_set(&nft, "pod_cidrs4").await;
-        assert_ne!(node.observe().await.firewall, Some(firewall()));
+        nft.del_chain("meshd", "egress", Family::Inet).await.unwrap();
+        assert_eq!(node.observe().await.firewall, None, "without a chain");
+        node.firewall().await;
+        nft.add_chain(Chain::new("meshd", "more").unwrap().family(Family::Inet))
+            .await
+            .unwrap();
+        assert_eq!(node.observe().await.firewall, None, "with a chain more");
         node.firewall().await;
         nft.add_rule(Rule::new("meshd", "ingress").family(Family::Inet).accept())
             .await
@@ -299,10 +347,10 @@ const LISTING: &[&str] = &[
     "egress: oifname \"mshp*\" accept",
     "egress: oifname \"lo\" accept",
     "egress: oifname \"wg0\" accept",
-    "egress: ip saddr @pod_cidrs4 counter drop",
-    "egress: ip daddr @pod_cidrs4 counter drop",
-    "egress: ip6 saddr @pod_cidrs6 counter drop",
-    "egress: ip6 daddr @pod_cidrs6 counter drop",
+    "egress: ip saddr 10.244.0.0/16 counter drop",
+    "egress: ip daddr 10.244.0.0/16 counter drop",
+    "egress: ip6 saddr fd00:244::/48 counter drop",
+    "egress: ip6 daddr fd00:244::/48 counter drop",
     // iifname . ether saddr . ip saddr @pods4 accept, and the same of pods6: spelled out in registers.
     "from_pod: registers",
     "from_pod: registers",
@@ -312,10 +360,10 @@ const LISTING: &[&str] = &[
     "ingress: iifname \"mshp*\" goto from_pod",
     "ingress: iifname \"lo\" accept",
     "ingress: iifname \"wg0\" accept",
-    "ingress: ip saddr @pod_cidrs4 counter drop",
-    "ingress: ip daddr @pod_cidrs4 counter drop",
-    "ingress: ip6 saddr @pod_cidrs6 counter drop",
-    "ingress: ip6 daddr @pod_cidrs6 counter drop",
+    "ingress: ip saddr 10.244.0.0/16 counter drop",
+    "ingress: ip daddr 10.244.0.0/16 counter drop",
+    "ingress: ip6 saddr fd00:244::/48 counter drop",
+    "ingress: ip6 daddr fd00:244::/48 counter drop",
 ];
 
 async fn listing(nft: &Connection<Nftables>) -> Vec<String> {

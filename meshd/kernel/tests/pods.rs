@@ -232,6 +232,23 @@ fn a_pod_is_told_at_once_that_nobody_is_there() {
 }
 
 #[test]
+fn ipv6_that_the_runtime_turned_off_is_on_in_the_pod() {
+    node("ipv6_that_the_runtime_turned_off", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        sandbox.run(|| {
+            for scope in ["all", "default"] {
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+            }
+        });
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        sandbox.echo("[::]:7000");
+        assert!(ask(socket(link.addresses[1], 7000)));
+    });
+}
+
+#[test]
 fn no_pod_is_attached_before_the_firewall_is_in_force() {
     node("no_pod_is_attached", |mut node| async move {
         node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])

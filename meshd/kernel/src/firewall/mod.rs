@@ -5,38 +5,24 @@ mod observe;
 mod spec;
 
 pub(crate) use guards::{Guards, PodEntries};
-pub(crate) use observe::{is_same, observe};
+pub(crate) use observe::observe;
 
 use crate::error::{Context, Result};
 use meshd_model::kernel::Firewall;
-use nlink::netlink::nftables::{Rule, SetElement};
+use nlink::netlink::nftables::{Rule, Transaction};
 use nlink::{Connection, Nftables};
 use spec::{FAMILY, TABLE};
 
-/// Puts the table in force. What was there is replaced in the same transaction, so no packet sees neither or both;
-/// the pods' entries are carried over.
+/// Puts the table in force, in one transaction. A table of the right shape keeps its sets, and with them the pods'
+/// entries: only the rules are replaced. Any other is made anew, and the entries are carried over.
 pub(crate) async fn set(nft: &Connection<Nftables>, firewall: &Firewall) -> Result<()> {
-    let there = is_there(nft).await?;
-    let entries = if there {
-        Guards { nft }.all().await?
-    } else {
-        PodEntries::default()
-    };
-
     let mut batch = nft.transaction();
-    if there {
-        batch = batch.del_table(TABLE, FAMILY);
-    }
-    batch = batch.add_table_with_comment(TABLE, FAMILY, 0, Some(&spec::comment(&firewall.device)));
-    for set in spec::sets() {
-        let elements = elements_of(set.name(), firewall, &entries)?;
-        batch = batch.add_set(set.clone());
-        for part in elements.chunks(ELEMENTS_MAX) {
-            batch = batch.add_set_elements(&set, part);
+    if observe::has_shape(nft).await? {
+        for chain in [spec::INGRESS, spec::EGRESS, spec::FROM_POD] {
+            batch = batch.flush_chain(TABLE, chain, FAMILY);
         }
-    }
-    for chain in spec::chains()? {
-        batch = batch.add_chain(chain);
+    } else {
+        batch = make(nft, batch).await?;
     }
     for (chain, rule) in spec::rules(firewall)? {
         let exprs = rule
@@ -44,10 +30,32 @@ pub(crate) async fn set(nft: &Connection<Nftables>, firewall: &Firewall) -> Resu
             .doing(|| format!("write a rule of chain {chain}"))?;
         batch = batch.add_rule(Rule::new(TABLE, chain).family(FAMILY).expressions(exprs));
     }
-    batch
-        .commit(nft)
-        .await
-        .doing(|| format!("put nftables table inet {TABLE} in force"))
+    let done = batch.commit(nft).await;
+    done.doing(|| format!("put nftables table inet {TABLE} in force"))
+}
+
+/// Elements that fit one netlink message with room to spare.
+const ELEMENTS_MAX: usize = 500;
+
+/// The table without its rules, in the place of one that may be there.
+async fn make(nft: &Connection<Nftables>, mut batch: Transaction) -> Result<Transaction> {
+    let mut entries = PodEntries::default();
+    if is_there(nft).await? {
+        // What cannot be read is not carried over: those pods are attached again.
+        entries = Guards { nft }.all().await.unwrap_or_default();
+        batch = batch.del_table(TABLE, FAMILY);
+    }
+    batch = batch.add_table_with_comment(TABLE, FAMILY, 0, Some(spec::COMMENT));
+    for set in spec::sets() {
+        batch = batch.add_set(set.clone());
+        for part in entries.elements(set.name()).chunks(ELEMENTS_MAX) {
+            batch = batch.add_set_elements(&set, part);
+        }
+    }
+    for chain in spec::chains()? {
+        batch = batch.add_chain(chain);
+    }
+    Ok(batch)
 }
 
 /// Takes the table away; whether there was one.
@@ -59,20 +67,6 @@ pub(crate) async fn remove(nft: &Connection<Nftables>) -> Result<bool> {
     let done = batch.commit(nft).await;
     done.map(|()| true)
         .doing(|| format!("remove nftables table inet {TABLE}"))
-}
-
-/// Elements that fit one netlink message with room to spare.
-const ELEMENTS_MAX: usize = 500;
-
-fn elements_of(set: &str, firewall: &Firewall, entries: &PodEntries) -> Result<Vec<SetElement>> {
-    let mut elements = entries.elements(set);
-    for cidr in spec::widest(&firewall.pod_cidrs) {
-        let (of, element) = spec::cidr_element(cidr)?;
-        if of == set {
-            elements.push(element);
-        }
-    }
-    Ok(elements)
 }
 
 async fn is_there(nft: &Connection<Nftables>) -> Result<bool> {

@@ -1,14 +1,13 @@
 //! Reads the table back. It counts as in force only if it is whole: a table that somebody flushed in part is none.
 
-use super::spec::{self, CIDRS4, CIDRS6, EGRESS, FAMILY, FROM_POD, INGRESS, TABLE};
+use super::spec::{self, EGRESS, FAMILY, FROM_POD, INGRESS, TABLE};
 use super::{Guards, PodEntries};
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::Firewall;
-use nlink::netlink::nftables::{ChainInfo, ChainType, Expr, FilterHook, SetElement};
+use nlink::netlink::nftables::{ChainInfo, ChainType, Expr, FilterHook, RuleInfo};
 use nlink::{Connection, Nftables};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `NF_ACCEPT`
 const ACCEPT: u32 = 1;
@@ -18,42 +17,39 @@ const DORMANT: u32 = 1;
 /// What is in force, and the pods' entries. The firewall is None unless table, chains, rules and sets are as meshd
 /// writes them.
 pub(crate) async fn observe(nft: &Connection<Nftables>) -> Result<(Option<Firewall>, PodEntries)> {
+    if !super::is_there(nft).await? {
+        return Ok((None, PodEntries::default()));
+    }
+    let entries = Guards { nft }.all().await.unwrap_or_default();
+    if !has_shape(nft).await? {
+        return Ok((None, entries));
+    }
+    let rules = nft.list_rules(TABLE, FAMILY).await;
+    let rules = rules.doing(|| format!("list the rules of nftables table inet {TABLE}"))?;
+    let read = read(&rules);
+    let ours = is_written_as(&rules, &read)?;
+    Ok((ours.then_some(read), entries))
+}
+
+/// Whether the table is there with sets and chains as meshd makes them, whatever the rules are.
+pub(super) async fn has_shape(nft: &Connection<Nftables>) -> Result<bool> {
     let tables = nft
         .list_tables_in(FAMILY)
         .await
         .doing(|| "list nftables tables")?;
     let Some(table) = tables.iter().find(|t| t.name == TABLE) else {
-        return Ok((None, PodEntries::default()));
+        return Ok(false);
     };
-    let entries = Guards { nft }.all().await.unwrap_or_default();
-    let device = table.comment.as_deref().and_then(spec::device_of);
-    let Some(device) = device.filter(|_| table.flags & DORMANT == 0) else {
-        return Ok((None, entries));
-    };
-    let mut firewall = Firewall {
-        pod_cidrs: BTreeSet::new(),
-        device: device.to_owned(),
-    };
-    if !chains_are_ours(nft).await? || !rules_are_ours(nft, &firewall).await? {
-        return Ok((None, entries));
-    }
-    for set in [CIDRS4, CIDRS6] {
-        let Ok(elements) = nft.list_set_elements(TABLE, set, FAMILY).await else {
-            return Ok((None, entries));
-        };
-        for element in &elements {
-            let Some(cidr) = prefix_of(element) else {
-                return Ok((None, entries));
-            };
-            firewall.pod_cidrs.insert(cidr);
-        }
-    }
-    Ok((Some(firewall), entries))
+    let is_ours = table.comment.as_deref() == Some(spec::COMMENT) && table.flags & DORMANT == 0;
+    Ok(is_ours && sets_are_ours(nft).await? && chains_are_ours(nft).await?)
 }
 
-/// Whether what was read is what `wanted` was written as.
-pub(crate) fn is_same(read: &Firewall, wanted: &Firewall) -> bool {
-    read.device == wanted.device && read.pod_cidrs == spec::widest(&wanted.pod_cidrs)
+async fn sets_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
+    let there = nft.list_sets_in(TABLE, FAMILY).await;
+    let there = there.doing(|| format!("list the sets of nftables table inet {TABLE}"))?;
+    let there: BTreeSet<_> = there.into_iter().map(|s| (s.name, s.key_len)).collect();
+    let lengths = spec::KEY_LENGTHS.map(|(name, length)| (name.to_owned(), length));
+    Ok(there == BTreeSet::from(lengths))
 }
 
 async fn chains_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
@@ -78,57 +74,38 @@ async fn chains_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
     Ok(chains.len() == 3 && chains.iter().all(ours))
 }
 
-async fn rules_are_ours(nft: &Connection<Nftables>, firewall: &Firewall) -> Result<bool> {
-    let found = nft.list_rules(TABLE, FAMILY).await;
-    let found = found.doing(|| format!("list the rules of nftables table inet {TABLE}"))?;
-    let mut there: BTreeMap<String, Vec<Option<Vec<Expr>>>> = BTreeMap::new();
-    for rule in found {
-        let exprs = rule.spec().lower(FAMILY).ok();
-        there.entry(rule.chain).or_default().push(exprs);
+/// What the rules say, as far as they are ours: the device that may pass, and the CIDRs that may not.
+fn read(rules: &[RuleInfo]) -> Firewall {
+    let mut firewall = Firewall {
+        pod_cidrs: BTreeSet::new(),
+        device: String::new(),
+    };
+    for text in rules
+        .iter()
+        .filter(|r| r.chain == INGRESS)
+        .filter_map(RuleInfo::nft_syntax_stateless)
+    {
+        match *text.split(' ').collect::<Vec<_>>() {
+            ["iifname", name, "accept"] if name != "\"lo\"" => firewall.device = name.replace('"', ""),
+            ["ip" | "ip6", "saddr", cidr, "counter", "drop"] => {
+                firewall.pod_cidrs.extend(cidr.parse::<IpNetwork>().ok());
+            }
+            _ => {}
+        }
     }
-    let mut wanted: BTreeMap<String, Vec<Option<Vec<Expr>>>> = BTreeMap::new();
+    firewall
+}
+
+/// Whether the rules are, one for one, what meshd writes for this firewall.
+fn is_written_as(rules: &[RuleInfo], firewall: &Firewall) -> Result<bool> {
+    type Chains<'a> = BTreeMap<&'a str, Vec<Option<Vec<Expr>>>>;
+    let (mut there, mut wanted) = (Chains::new(), Chains::new());
+    for rule in rules {
+        let exprs = rule.spec().lower(FAMILY).ok();
+        there.entry(&rule.chain).or_default().push(exprs);
+    }
     for (chain, rule) in spec::rules(firewall)? {
-        wanted
-            .entry(chain.to_owned())
-            .or_default()
-            .push(rule.lower(FAMILY).ok());
+        wanted.entry(chain).or_default().push(rule.lower(FAMILY).ok());
     }
     Ok(there == wanted)
-}
-
-fn prefix_of(element: &SetElement) -> Option<IpNetwork> {
-    let first = address(element.key())?;
-    let last = element.key_end().map_or(Some(first), address)?;
-    let (a, b, bits) = match (first, last) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
-        _ => return None,
-    };
-    let host_bits = 128 - (a ^ b).leading_zeros();
-    let prefix = IpNetwork::new(first, u8::try_from(bits - host_bits).ok()?).ok()?;
-    (prefix.network() == first && prefix.broadcast() == last).then_some(prefix)
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
-        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_read_back_as_prefixes() {
-        for cidr in ["10.244.0.0/16", "10.0.0.1/32", "0.0.0.0/0", "fd00::/48", "::/0"] {
-            let cidr: IpNetwork = cidr.parse().unwrap();
-            let (_, element) = spec::cidr_element(cidr).unwrap();
-            assert_eq!(prefix_of(&element), Some(cidr));
-        }
-        let range = SetElement::ipv4_range([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        assert_eq!(prefix_of(&range), None);
-    }
 }

@@ -2,9 +2,7 @@
 //!
 //! ```text
 //! table inet meshd {
-//!   comment "meshd 1 wg0"
-//!   set pod_cidrs4 { type ipv4_addr; flags interval; elements = { 10.244.0.0/16 } }
-//!   set pod_cidrs6 { type ipv6_addr; flags interval; elements = { fd00:244::/48 } }
+//!   comment "meshd 1"
 //!   set pods4 { type ifname . ether_addr . ipv4_addr; elements = { "mshp1" . 02:.. . 10.244.1.2 } }
 //!   set pods6 { type ifname . ether_addr . ipv6_addr }
 //!   chain ingress {                      # before conntrack, so before any translation
@@ -12,16 +10,16 @@
 //!     iifname "mshp*" goto from_pod
 //!     iifname "lo" accept
 //!     iifname "wg0" accept
-//!     ip saddr @pod_cidrs4 counter drop
-//!     ip daddr @pod_cidrs4 counter drop  # and the same for ip6
+//!     ip saddr 10.244.0.0/16 counter drop
+//!     ip daddr 10.244.0.0/16 counter drop  # and the same for each of the cluster's pod CIDRs
 //!   }
 //!   chain egress {                       # after SNAT: what still has a pod's address was not translated
 //!     type filter hook postrouting priority 300; policy accept;
 //!     oifname "mshp*" accept
 //!     oifname "lo" accept
 //!     oifname "wg0" accept
-//!     ip saddr @pod_cidrs4 counter drop
-//!     ip daddr @pod_cidrs4 counter drop  # and the same for ip6
+//!     ip saddr 10.244.0.0/16 counter drop
+//!     ip daddr 10.244.0.0/16 counter drop  # and so on
 //!   }
 //!   chain from_pod {
 //!     iifname . ether saddr . ip saddr @pods4 accept
@@ -32,26 +30,26 @@
 //!   }
 //! }
 //! ```
+//!
+//! The CIDRs are written into the rules and not into a set: the kernel chooses a chain's rules once for a packet, but
+//! an element's generation anew at each look-up. A packet that is half way through the old rules when they are replaced
+//! then finds the old set empty, and passed (tried).
 
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
-use meshd_model::net::{canonical, contains};
 use nlink::netlink::nftables::{
     BaseChain, Chain, ChainName, CmpOp, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey,
-    PayloadBase, Policy, Priority, Register, RuleSpec, Set, SetElement, SetKeyType, Stmt, Value, Verdict,
+    PayloadBase, Policy, Priority, Register, RuleSpec, Set, SetKeyType, Stmt, Value, Verdict,
 };
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Name of the table.
 pub(super) const TABLE: &str = "meshd";
 pub(super) const FAMILY: Family = Family::Inet;
-/// First words of the table's comment; the device's name follows. The number rises when the rules change.
-const COMMENT: &str = "meshd 1 ";
+/// The table's comment. The number rises when sets or chains change: then the table is made anew.
+pub(super) const COMMENT: &str = "meshd 1";
 
-pub(super) const CIDRS4: &str = "pod_cidrs4";
-pub(super) const CIDRS6: &str = "pod_cidrs6";
 pub(super) const PODS4: &str = "pods4";
 pub(super) const PODS6: &str = "pods6";
 
@@ -68,49 +66,24 @@ const IPV6: u8 = 10;
 /// `ARPHRD_ETHER`
 const ETHERNET: u16 = 1;
 
-/// The table's comment: names the version of the rules and the device.
-pub(super) fn comment(device: &str) -> String {
-    format!("{COMMENT}{device}")
-}
-
-/// The device's name, if the comment is of this version.
-pub(super) fn device_of(comment: &str) -> Option<&str> {
-    comment.strip_prefix(COMMENT)
-}
-
-/// The prefixes that the interval sets hold: those within others left out, because intervals may not overlap.
-pub(super) fn widest(cidrs: &BTreeSet<IpNetwork>) -> BTreeSet<IpNetwork> {
-    let all: BTreeSet<IpNetwork> = cidrs.iter().copied().map(canonical).collect();
-    let within_another = |c: &IpNetwork| all.iter().any(|o| o != c && contains(*o, *c));
-    all.iter().copied().filter(|c| !within_another(c)).collect()
-}
-
 /// The sets, empty.
-pub(super) fn sets() -> [Set; 4] {
+pub(super) fn sets() -> [Set; 2] {
     let pod = |address| SetKeyType::Concat(vec![ifname_type(), SetKeyType::EtherAddr, address]);
     let set = |name| Set::new(TABLE, name).family(FAMILY);
     [
-        set(CIDRS4).key_type(SetKeyType::Ipv4Addr).interval(),
-        set(CIDRS6).key_type(SetKeyType::Ipv6Addr).interval(),
         set(PODS4).key_type(pod(SetKeyType::Ipv4Addr)),
         set(PODS6).key_type(pod(SetKeyType::Ipv6Addr)),
     ]
 }
+
+/// The sets and the length of their keys: name, MAC with padding, address.
+pub(super) const KEY_LENGTHS: [(&str, u32); 2] = [(PODS4, 16 + 8 + 4), (PODS6, 16 + 8 + 16)];
 
 fn ifname_type() -> SetKeyType {
     SetKeyType::Other {
         type_id: TYPE_IFNAME,
         len: IFNAMSIZ,
     }
-}
-
-/// The element of a CIDR, and the set it belongs to.
-pub(super) fn cidr_element(cidr: IpNetwork) -> Result<(&'static str, SetElement)> {
-    let (set, element) = match cidr {
-        IpNetwork::V4(n) => (CIDRS4, SetElement::ipv4_prefix(n.network(), n.prefix())),
-        IpNetwork::V6(n) => (CIDRS6, SetElement::ipv6_prefix(n.network(), n.prefix())),
-    };
-    Ok((set, element.doing(|| format!("make a set element of {cidr}"))?))
 }
 
 /// The chains, in the order in which they can be made.
@@ -156,16 +129,15 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
         (EGRESS, when(Field::Oifname, device.into()).then(Verdict::Accept)),
     ];
     for chain in [INGRESS, EGRESS] {
-        for (field, set) in [
-            (Field::Ip4Saddr, CIDRS4),
-            (Field::Ip4Daddr, CIDRS4),
-            (Field::Ip6Saddr, CIDRS6),
-            (Field::Ip6Daddr, CIDRS6),
-        ] {
-            let rule = when(field, Value::set(set))
-                .then(Stmt::Counter)
-                .then(Verdict::Drop);
-            rules.push((chain, rule));
+        for cidr in &firewall.pod_cidrs {
+            let (source, destination) = match cidr {
+                IpNetwork::V4(_) => (Field::Ip4Saddr, Field::Ip4Daddr),
+                IpNetwork::V6(_) => (Field::Ip6Saddr, Field::Ip6Daddr),
+            };
+            for field in [source, destination] {
+                let rule = when(field, Value::Prefix(cidr.network(), cidr.prefix()));
+                rules.push((chain, rule.then(Stmt::Counter).then(Verdict::Drop)));
+            }
         }
     }
     Ok(rules)

@@ -213,6 +213,11 @@ impl Sandbox {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
+    pub fn try_clone(&self) -> Self {
+        let file = self.file.try_clone().unwrap();
+        Self { file }
+    }
+
     pub fn file(&self) -> &File {
         &self.file
     }
