@@ -207,7 +207,7 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
                     KernelEvent::Applied(id)
                 }
             };
-            if kernel.routes.len() % 4 == 0 {
+            if kernel.routes.len().is_multiple_of(4) {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
             kernel_events.send(event).await.unwrap();
