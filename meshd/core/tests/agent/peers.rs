@@ -180,3 +180,64 @@ fn a_relist_forgets_what_it_does_not_name() {
     world.assert_quiescent();
     assert_eq!(world.kernel.state.peers.keys().collect::<Vec<_>>(), [&key(2)]);
 }
+
+#[test]
+fn an_outcome_of_an_older_action_is_not_taken_for_the_awaited_one() {
+    use meshd_core::{ActionId, Event, KernelEvent, Resource};
+    let mut world = World::ready(1);
+    let mut moved = node(1);
+    moved.annotations.as_mut().unwrap().endpoints = vec!["172.18.0.99".parse().unwrap()];
+    world.kube(KubeEvent::NodeApplied(moved));
+    assert_eq!(world.kernel_queue.len(), 1);
+    let old = |generation| ActionId {
+        resource: Resource::Peer(key(1)),
+        generation,
+    };
+    for generation in [1, 99] {
+        let failure = crate::kernel::failure(5);
+        world.tell(Event::Kernel(KernelEvent::Failed {
+            id: old(generation),
+            failure,
+        }));
+        world.tell(Event::Kernel(KernelEvent::Applied(old(generation))));
+    }
+    assert_eq!(world.problems(), []);
+    assert_eq!(world.kernel_queue.len(), 1, "it is still awaited");
+    world.assert_quiescent();
+    assert_eq!(
+        world.kernel.state.peers[&key(1)].endpoint,
+        Some("172.18.0.99:51820".parse().unwrap())
+    );
+}
+
+#[test]
+fn a_part_of_a_prefix_changes_hands_without_a_moment_of_two_owners() {
+    let part = "10.244.2.128/25";
+    let mut world = World::ready(2);
+    let mut greedy = node(1);
+    greedy.annotations.as_mut().unwrap().public_key = key(9);
+    let modest = greedy.clone();
+    greedy
+        .annotations
+        .as_mut()
+        .unwrap()
+        .pod_cidrs
+        .push(part.parse().unwrap());
+    for (meta, owner) in [
+        (greedy.clone(), key(9)),
+        (modest.clone(), key(2)),
+        (greedy, key(9)),
+        (modest, key(2)),
+    ] {
+        world.kube(KubeEvent::NodeApplied(meta));
+        while world.run_kernel() {
+            world.kernel.assert_disjoint();
+        }
+        world.assert_quiescent();
+        let holder = world.kernel.state.peers.iter().find(|(_, p)| {
+            let mut overlapping = p.allowed_ips.iter();
+            overlapping.any(|ip| meshd_model::net::overlaps(*ip, part.parse().unwrap()))
+        });
+        assert_eq!(holder.map(|(key, _)| *key), Some(owner));
+    }
+}

@@ -247,7 +247,7 @@ impl World {
 
     /// Carries everything out until nothing is left to do.
     pub(crate) fn run(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..20_000 {
             if !(self.run_kernel() || self.run_store() || self.run_kube()) {
                 return;
             }
