@@ -2,6 +2,7 @@
 
 mod support;
 
+use nix::mount::{MsFlags, mount};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -205,5 +206,24 @@ fn without_a_private_key_packets_are_dropped() {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(device.get("tx_bytes"), ["0"]);
         assert_eq!(device.get("listen_port"), [port(1).to_string()]);
+    });
+}
+
+#[test]
+fn where_tun_is_refused_it_says_how_to_allow_it() {
+    isolated("where_tun_is_refused_it_says_how_to_allow_it", |lab| {
+        // Device nodes on this file system cannot be opened, by root neither.
+        mount(
+            Some("tmpfs"),
+            "/dev/net",
+            Some("tmpfs"),
+            MsFlags::MS_NODEV,
+            None::<&str>,
+        )
+        .unwrap();
+        let said = fails(&lab.a, meshd_wg(&lab.a, &["--foreground"]));
+        assert!(said.contains("open the TUN interface mesh0"), "{said}");
+        assert!(said.contains("chmod 0666 /dev/net/tun"), "{said}");
+        assert!(!lab.a.socket().exists());
     });
 }
