@@ -34,13 +34,14 @@ macro_rules! bodies {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
 }
 
-const BODIES: [(&str, Body); 9] = bodies![
+const BODIES: [(&str, Body); 10] = bodies![
     everything_there_is_is_listed_and_then_followed,
     two_nodes_learn_of_each_other,
     fields_of_others_are_left_alone,
     another_manager_meets_a_conflict_and_is_overruled,
     a_node_created_anew_is_not_written_in_the_name_of_the_old,
     what_happens_while_the_server_is_away_is_not_lost,
+    the_end_of_an_outage_is_told_whichever_watch_had_it,
     a_server_that_is_away_from_the_start_is_waited_for,
     a_forgotten_history_is_listed_again,
     the_own_node_may_come_later,

@@ -251,6 +251,25 @@ pub(crate) async fn what_happens_while_the_server_is_away_is_not_lost(mut server
         .await;
 }
 
+pub(crate) async fn the_end_of_an_outage_is_told_whichever_watch_had_it(mut server: Server) {
+    let own = server.name("own");
+    server.create_node(&own).await;
+    let mut mirror = Mirror::of(&server, &own).await;
+    mirror.synced().await;
+    // Until the three watches stand after their lists.
+    mirror.rest(Duration::from_secs(1)).await;
+    for which in 0..server.way.connections() {
+        server.way.refuse().await;
+        server.way.cut_one(which);
+        mirror.rest(Duration::from_millis(500)).await;
+        server.way.mend().await;
+        mirror.until("the end of the outage", |k| k.reachable).await;
+    }
+    let known = &mirror.known;
+    assert!(known.outages >= 3, "{} outages of three watches", known.outages);
+    assert_eq!(known.node_lists, 1, "a watch that broke off goes on where it was");
+}
+
 pub(crate) async fn a_server_that_is_away_from_the_start_is_waited_for(mut server: Server) {
     let own = server.name("own");
     let uid = server.create_node(&own).await;
