@@ -1,12 +1,9 @@
 //! The simulator as an arm: scenarios run on it as they run on network namespaces.
 
 use crate::config::{self, Config};
-use crate::node::CniResult;
 use crate::sim::{Sim, Violation};
 use crate::traffic::{DISCARD, Place};
 use meshd_apiserver::Request;
-use meshd_core::CniCall;
-use meshd_model::cni::{Add, Added, code};
 use meshd_model::status::Status;
 use meshd_model::{AttachmentId, NodeName, PodRef};
 use meshd_scenario::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
@@ -15,20 +12,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long the plugin waits for the daemon.
-const CNI_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a kubelet tries to start or stop a pod, here.
-const KUBELET_PATIENCE: Duration = Duration::from_secs(120);
-/// Between two of its tries.
-const KUBELET_PAUSE: Duration = Duration::from_millis(500);
-
 /// A simulated cluster that scenarios run on, with what a kubelet and a container runtime do on each node.
 pub struct SimArm {
-    sim: Sim,
+    pub(crate) sim: Sim,
     containers: BTreeMap<String, AttachmentId>,
     /// Pods to be deleted at the API server once it is back.
     orphans: Vec<String>,
-    tries: u64,
+    pub(crate) tries: u64,
 }
 
 impl From<Violation> for ArmError {
@@ -37,7 +27,7 @@ impl From<Violation> for ArmError {
     }
 }
 
-fn error(message: String) -> ArmError {
+pub(crate) fn error(message: String) -> ArmError {
     ArmError(message)
 }
 
@@ -92,78 +82,13 @@ impl SimArm {
         })
     }
 
-    /// Calls the plugin and waits for what it says; None where no daemon answered.
-    fn call(&mut self, node: usize, call: &CniCall) -> Result<Option<CniResult>, ArmError> {
-        let Some(id) = self.sim.cni(node, call.clone(), CNI_TIMEOUT) else {
-            return Ok(None);
-        };
-        let epoch = self.sim.nodes[node].epoch;
-        self.sim.run_until(CNI_TIMEOUT, |sim| {
-            sim.nodes[node].epoch != epoch || sim.has_reply(node, id)
-        })?;
-        Ok(self.sim.reply(node, id))
-    }
-
-    fn add(&mut self, node: usize, name: &str, pod: &PodRef) -> Result<(AttachmentId, Added), ArmError> {
-        let begin = self.sim.elapsed();
-        loop {
-            self.tries += 1;
-            let id = AttachmentId {
-                container_id: format!("{name}-{}", self.tries),
-                ifname: "eth0".to_owned(),
-            };
-            let add = Add {
-                id: id.clone(),
-                netns: netns(name),
-                pod: Some(pod.clone()),
-            };
-            let answer = self.call(node, &CniCall::Add(add))?;
-            if let Some(Ok(Some(added))) = answer {
-                return Ok((id, added));
-            }
-            let late = self.sim.elapsed().saturating_sub(begin) >= KUBELET_PATIENCE;
-            match answer {
-                Some(Ok(None)) => return Err(error(format!("ADD of {name}: no result"))),
-                Some(Err(e)) if late || !is_passing(e.code) => {
-                    return Err(error(format!("ADD of {name}: {e}")));
-                }
-                None if late => return Err(error(format!("ADD of {name}: no daemon answers"))),
-                _ => {}
-            }
-            // A runtime takes down what it could not set up, and comes again with a sandbox of another name.
-            self.del(node, &id)?;
-            self.sim.run_for(KUBELET_PAUSE)?;
-        }
-    }
-
-    fn del(&mut self, node: usize, id: &AttachmentId) -> Result<(), ArmError> {
-        let begin = self.sim.elapsed();
-        loop {
-            let answer = self.call(node, &CniCall::Del(id.clone()))?;
-            if matches!(answer, Some(Ok(_))) {
-                return Ok(());
-            }
-            if self.sim.elapsed().saturating_sub(begin) >= KUBELET_PATIENCE {
-                return Err(error(format!("DEL of {id}: {answer:?}")));
-            }
-            self.sim.run_for(KUBELET_PAUSE)?;
-        }
-    }
-
     fn delete_object(&mut self, name: &str) -> Result<(), ArmError> {
         let request = Request::delete(format!("/api/v1/namespaces/default/pods/{name}"));
         self.sim.admin(request).map(|_| ()).map_err(error)
     }
 }
 
-fn is_passing(error: u32) -> bool {
-    matches!(
-        error,
-        code::TRY_AGAIN | code::NOT_AVAILABLE | code::IO | code::KERNEL
-    )
-}
-
-fn netns(pod: &str) -> String {
+pub(crate) fn netns(pod: &str) -> String {
     format!("/run/netns/{pod}")
 }
 

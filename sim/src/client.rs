@@ -215,5 +215,5 @@ fn frame_of<T>(object: &T, gone: bool) -> Frame<&T> {
 }
 
 fn parse<T: DeserializeOwned>(object: &Value) -> Option<T> {
-    serde_json::from_value(object.clone()).ok()
+    T::deserialize(object).ok()
 }

@@ -1,8 +1,9 @@
-//! What whoever drives the simulation does to nodes, besides letting time pass.
+//! What whoever drives the simulation does to nodes and links, besides letting time pass.
 
 use crate::kernel::ops::Fault;
 use crate::sim::{Sim, What};
 use crate::trace::Kind;
+use crate::underlay::Link;
 use meshd_apiserver::Request;
 use meshd_core::{Event, KernelEvent};
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl Sim {
         self.note(node, &format!("reinstalled with key {key}"));
         let epoch = self.nodes[node].epoch;
         let name = self.nodes[node].name.clone();
-        self.nodes[node] = crate::sim::new_node(&self.config, node, epoch);
+        self.nodes[node] = crate::make::node(&self.config, node, epoch);
         self.nodes[node].epoch = epoch;
         self.nodes[node].key = key;
         self.admin(Request::delete(format!("/api/v1/nodes/{name}")))?;
@@ -53,6 +54,40 @@ impl Sim {
     pub fn observe(&mut self, node: usize) {
         let state = self.nodes[node].kernel.observe();
         self.agent_event(node, Event::Kernel(KernelEvent::Observed(Box::new(state))));
+    }
+
+    /// Changes how all links behave, from now on.
+    pub fn set_links(&mut self, link: Link) {
+        self.trace
+            .bytes(self.now, usize::MAX, Kind::Driver, format!("{link:?}").as_bytes());
+        self.underlay.link = link;
+    }
+
+    /// Changes how the link from one node to another behaves, from now on.
+    pub fn set_link(&mut self, from: usize, to: usize, link: Link) {
+        self.trace
+            .bytes(self.now, from, Kind::Driver, format!("{to} {link:?}").as_bytes());
+        self.underlay.set_link(from, to, link);
+    }
+
+    /// Cuts these nodes off from all others.
+    pub fn partition(&mut self, nodes: &[usize]) {
+        self.trace.bytes(
+            self.now,
+            usize::MAX,
+            Kind::Driver,
+            format!("partition {nodes:?}").as_bytes(),
+        );
+        self.underlay.partition(nodes);
+    }
+
+    /// Every link as at the start, no partition, no fault of a kernel to come.
+    pub fn heal(&mut self) {
+        self.trace.bytes(self.now, usize::MAX, Kind::Driver, b"heal");
+        self.underlay.heal(self.config.link);
+        for node in &mut self.nodes {
+            node.kernel.faults.clear();
+        }
     }
 
     fn note(&mut self, node: usize, what: &str) {

@@ -15,6 +15,8 @@ mod demo;
 mod faults;
 mod invariant;
 mod kernel;
+mod kubelet;
+mod make;
 mod node;
 mod packet;
 mod path;

@@ -119,7 +119,7 @@ impl Sim {
                 handle: HANDLE,
                 public_key: private_key(self.config.seed, it.key).public_key(),
             },
-            ..crate::sim::agent_config(&self.config)
+            ..crate::make::agent(&self.config)
         }
     }
 

@@ -4,23 +4,19 @@ use crate::capture::Capture;
 use crate::client::Answer;
 use crate::cluster::{Ask, Client, Cluster};
 use crate::config::{self, Config};
-use crate::kernel::Kernel;
+use crate::make;
 use crate::node::Node;
 use crate::packet::Error;
 use crate::queue::Queue;
-use crate::random;
-use crate::trace::{Kind, Trace};
+use crate::trace::Trace;
 use crate::traffic::{Place, Traffic};
-use crate::underlay::{Link, Underlay};
-use meshd_apiserver::{ApiServer, NodeCidrs, NodeIpam, Request, Time, WatchFrame};
-use meshd_core::{Config as AgentConfig, Endpoints, Event, Identity, StoreAction};
-use meshd_model::kernel::Mark;
+use crate::underlay::Underlay;
+use meshd_apiserver::{ApiServer, Request, Time, WatchFrame};
+use meshd_core::{Event, StoreAction};
 use meshd_model::status::Status;
-use meshd_model::{Boot, KeyHandle, NodeName, Now, PublicKey, Wall};
-use meshd_wireguard_proto::Device;
+use meshd_model::{Boot, NodeName, Now, Wall};
 use serde::Serialize;
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// Wall time when the simulation begins: 2026-01-01T00:00:00Z, in nanoseconds.
 pub(crate) const EPOCH: u64 = 1_767_225_600 * 1_000_000_000;
@@ -159,7 +155,9 @@ impl Sim {
     /// A cluster whose API server knows no node yet.
     pub(crate) fn unregistered(config: Config) -> Sim {
         let mut underlay = Underlay::new(config.seed, config.link);
-        let nodes: Vec<Node> = (0..config.nodes).map(|node| new_node(&config, node, 0)).collect();
+        let nodes: Vec<Node> = (0..config.nodes)
+            .map(|node| make::node(&config, node, 0))
+            .collect();
         for (port, node) in nodes.iter().enumerate() {
             underlay.plug(port, &node.addresses);
         }
@@ -168,7 +166,7 @@ impl Sim {
             now: 0,
             queue: Queue::new(),
             nodes,
-            cluster: Cluster::new(ApiServer::new(api_config(&config), Time(EPOCH))),
+            cluster: Cluster::new(ApiServer::new(make::api_server(&config), Time(EPOCH))),
             underlay,
             capture: Capture::new(),
             trace: Trace::new(config.keep_trace),
@@ -351,40 +349,6 @@ impl Sim {
         }
     }
 
-    /// Changes how all links behave, from now on.
-    pub fn set_links(&mut self, link: Link) {
-        self.trace
-            .bytes(self.now, usize::MAX, Kind::Driver, format!("{link:?}").as_bytes());
-        self.underlay.link = link;
-    }
-
-    /// Changes how the link from one node to another behaves, from now on.
-    pub fn set_link(&mut self, from: usize, to: usize, link: Link) {
-        self.trace
-            .bytes(self.now, from, Kind::Driver, format!("{to} {link:?}").as_bytes());
-        self.underlay.set_link(from, to, link);
-    }
-
-    /// Cuts these nodes off from all others.
-    pub fn partition(&mut self, nodes: &[usize]) {
-        self.trace.bytes(
-            self.now,
-            usize::MAX,
-            Kind::Driver,
-            format!("partition {nodes:?}").as_bytes(),
-        );
-        self.underlay.partition(nodes);
-    }
-
-    /// Every link as at the start, no partition, no fault of a kernel to come.
-    pub fn heal(&mut self) {
-        self.trace.bytes(self.now, usize::MAX, Kind::Driver, b"heal");
-        self.underlay.heal(self.config.link);
-        for node in &mut self.nodes {
-            node.kernel.faults.clear();
-        }
-    }
-
     /// The error that a packet met where it was sent, as a socket tells it.
     pub(crate) fn errno(why: Error) -> &'static str {
         match why {
@@ -392,69 +356,5 @@ impl Sim {
             Error::Port => "connection refused",
             Error::TooBig { .. } => "message too long",
         }
-    }
-}
-
-/// A node as it comes; `run` tells one machine from the next under its name.
-pub(crate) fn new_node(config: &Config, node: usize, run: u64) -> Node {
-    let addresses = config::underlay_addresses(node);
-    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", &[node as u64, run]));
-    let now = Now {
-        boot: Boot(BOOT),
-        wall: Wall(EPOCH),
-    };
-    let kernel = Kernel::new(
-        Device::new(None, seed, now),
-        "meshd0",
-        &addresses,
-        &config::underlay_cidrs(),
-    );
-    Node::new(
-        NodeName(format!("node-{}", node + 1)),
-        addresses,
-        kernel,
-        node as u64,
-    )
-}
-
-fn api_config(config: &Config) -> meshd_apiserver::Config {
-    let cidrs = config::pod_cidrs().into_iter().zip(config::NODE_PREFIXES);
-    let cidrs = cidrs.map(|(net, node_prefix)| NodeCidrs {
-        network: net.network(),
-        prefix: net.prefix(),
-        node_prefix,
-    });
-    meshd_apiserver::Config {
-        seed: config.seed,
-        node_ipam: config.node_ipam.then(|| NodeIpam {
-            cluster_cidrs: cidrs.collect(),
-        }),
-        ..meshd_apiserver::Config::default()
-    }
-}
-
-/// What all agents are told; each adds its name and key.
-pub(crate) fn agent_config(config: &Config) -> AgentConfig {
-    AgentConfig {
-        node: NodeName(String::new()),
-        identity: Identity {
-            handle: KeyHandle(0),
-            public_key: PublicKey([0; 32]),
-        },
-        cluster_pod_cidrs: config::pod_cidrs().to_vec(),
-        service_cidrs: config::service_cidrs().to_vec(),
-        device: "meshd0".to_owned(),
-        listen_port: WIREGUARD_PORT,
-        endpoints: Endpoints::InternalIp,
-        mark: Mark {
-            value: 0x1000_0000,
-            mask: 0x1000_0000,
-        },
-        route_table: 5109,
-        rule_priority: 5109,
-        mtu: None,
-        resync: config.resync,
-        address_rest: Duration::from_secs(10),
-        allow_unnamed_pods: false,
     }
 }

@@ -1,0 +1,81 @@
+//! What a simulated cluster begins with: its nodes, its API server's configuration, its agents'.
+
+use crate::config::{self, Config};
+use crate::kernel::Kernel;
+use crate::node::Node;
+use crate::random;
+use crate::sim::{BOOT, EPOCH, WIREGUARD_PORT};
+use meshd_apiserver::{NodeCidrs, NodeIpam};
+use meshd_core::{Config as AgentConfig, Endpoints, Identity};
+use meshd_model::kernel::Mark;
+use meshd_model::{Boot, KeyHandle, NodeName, Now, PublicKey, Wall};
+use meshd_wireguard_proto::Device;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Name of the WireGuard interface.
+const DEVICE: &str = "meshd0";
+
+/// A node as it comes; `run` tells one machine from the next under its name.
+pub(crate) fn node(config: &Config, node: usize, run: u64) -> Node {
+    let addresses = config::underlay_addresses(node);
+    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", &[node as u64, run]));
+    let now = Now {
+        boot: Boot(BOOT),
+        wall: Wall(EPOCH),
+    };
+    let kernel = Kernel::new(
+        Device::new(None, seed, now),
+        DEVICE,
+        &addresses,
+        &config::underlay_cidrs(),
+    );
+    Node::new(
+        NodeName(format!("node-{}", node + 1)),
+        addresses,
+        kernel,
+        node as u64,
+    )
+}
+
+pub(crate) fn api_server(config: &Config) -> meshd_apiserver::Config {
+    let cidrs = config::pod_cidrs().into_iter().zip(config::NODE_PREFIXES);
+    let cidrs = cidrs.map(|(net, node_prefix)| NodeCidrs {
+        network: net.network(),
+        prefix: net.prefix(),
+        node_prefix,
+    });
+    meshd_apiserver::Config {
+        seed: config.seed,
+        node_ipam: config.node_ipam.then(|| NodeIpam {
+            cluster_cidrs: cidrs.collect(),
+        }),
+        ..meshd_apiserver::Config::default()
+    }
+}
+
+/// What all agents are told; each adds its name and key.
+pub(crate) fn agent(config: &Config) -> AgentConfig {
+    AgentConfig {
+        node: NodeName(String::new()),
+        identity: Identity {
+            handle: KeyHandle(0),
+            public_key: PublicKey([0; 32]),
+        },
+        cluster_pod_cidrs: config::pod_cidrs().to_vec(),
+        service_cidrs: config::service_cidrs().to_vec(),
+        device: DEVICE.to_owned(),
+        listen_port: WIREGUARD_PORT,
+        endpoints: Endpoints::InternalIp,
+        mark: Mark {
+            value: 0x1000_0000,
+            mask: 0x1000_0000,
+        },
+        route_table: 5109,
+        rule_priority: 5109,
+        mtu: None,
+        resync: config.resync,
+        address_rest: Duration::from_secs(10),
+        allow_unnamed_pods: false,
+    }
+}
