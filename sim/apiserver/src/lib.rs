@@ -10,9 +10,11 @@
 //!            Store -- change --> Watches (a bounded queue of frames each) -> poll_watch
 //! ```
 
+mod apply;
 mod config;
 mod delete;
 mod discovery;
+mod fields;
 mod list;
 mod managed;
 mod manifest;
@@ -27,6 +29,7 @@ mod server;
 mod status;
 mod store;
 mod text;
+mod validate;
 mod watch;
 mod write;
 

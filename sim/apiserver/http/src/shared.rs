@@ -1,6 +1,6 @@
 //! One server, shared by its connections and by whoever runs it.
 
-use meshd_apiserver::{ApiServer, Reply, Request, Response, Time, WatchFrame, WatchId};
+use meshd_apiserver::{ApiServer, Config, Reply, Request, Response, Time, WatchFrame, WatchId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,6 +25,12 @@ struct State {
 }
 
 impl Shared {
+    /// A new server, made at the system's time.
+    #[must_use]
+    pub fn start(config: Config) -> Self {
+        Self::new(ApiServer::new(config, now()))
+    }
+
     /// Shares a server; it is told the system's time from now on.
     #[must_use]
     pub fn new(server: ApiServer) -> Self {
