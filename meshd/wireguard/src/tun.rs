@@ -64,7 +64,10 @@ impl Tun {
             raw: vec![0; VIRTIO_NET_HDR_LEN + PACKET_MAX],
             segments: vec![vec![0; PACKET_MAX]; SEGMENTS],
             sizes: vec![0; SEGMENTS],
-            outgoing: Vec::new(),
+            // Only what has room for its successors is glued to them. Memory that is not used is not there.
+            outgoing: (0..tun_rs::IDEAL_BATCH_SIZE)
+                .map(|_| Vec::with_capacity(VIRTIO_NET_HDR_LEN + PACKET_MAX))
+                .collect(),
             pending: 0,
             coalescing: GROTable::default(),
         })
@@ -103,10 +106,10 @@ impl Tun {
         &self.segments[index][..self.sizes[index]]
     }
 
-    /// Notes a packet to be written with the next [`flush`](Self::flush).
+    /// Notes a packet to be written with the next [`flush`](Self::flush), or before that when there are many.
     pub(crate) fn push(&mut self, packet: &[u8]) {
         if self.pending == self.outgoing.len() {
-            self.outgoing.push(Vec::new());
+            self.flush();
         }
         let buffer = &mut self.outgoing[self.pending];
         buffer.clear();
@@ -117,15 +120,13 @@ impl Tun {
 
     /// Writes what was pushed; consecutive segments of one flow go in one write.
     pub(crate) fn flush(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        for batch in self.outgoing[..pending].chunks_mut(tun_rs::IDEAL_BATCH_SIZE) {
-            let written = self
-                .device
-                .send_multiple(&mut self.coalescing, batch, VIRTIO_NET_HDR_LEN);
-            if let Err(error) = written {
-                // An interface that is down answers EIO: packets to it are lost, as on any interface.
-                tracing::trace!(%error, "write to {}", self.name);
-            }
+        let batch = &mut self.outgoing[..std::mem::take(&mut self.pending)];
+        let written = self
+            .device
+            .send_multiple(&mut self.coalescing, batch, VIRTIO_NET_HDR_LEN);
+        if let Err(error) = written {
+            // An interface that is down answers EIO: packets to it are lost, as on any interface.
+            tracing::trace!(%error, "write to {}", self.name);
         }
     }
 }

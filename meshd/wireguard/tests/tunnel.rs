@@ -85,6 +85,23 @@ fn a_killed_device_leaves_its_interface_and_the_next_takes_over() {
     );
 }
 
+#[test]
+fn segments_of_a_stream_are_written_together() {
+    isolated("segments_of_a_stream_are_written_together", |lab| {
+        let devices = [Process::start(&lab.a), Process::start(&lab.b)];
+        for (device, node) in devices.iter().zip([&lab.a, &lab.b]) {
+            device.set(&setup(node, false));
+            node.overlay();
+        }
+        stream(&lab.a, &lab.b, overlay(2)[0], 10_000_000);
+        let (bytes, packets) = lab.b.tun_received();
+        assert!(
+            bytes > 10_000_000 && bytes / packets > 3000,
+            "{bytes} bytes in {packets} packets"
+        );
+    });
+}
+
 /// The program, or why the test cannot run.
 fn boringtun() -> Result<PathBuf, String> {
     let advice = "install it with `cargo install boringtun-cli`, or name it in MESHD_BORINGTUN";
@@ -133,7 +150,7 @@ fn boringtun_cli_understands_us() {
     const NAME: &str = "boringtun_cli_understands_us";
     let program = match boringtun() {
         Ok(program) => program,
-        Err(reason) => return skip(NAME, &reason),
+        Err(reason) => return skip(NAME, "boringtun", &reason),
     };
     isolated(NAME, move |lab| {
         let ours = Process::start(&lab.a);

@@ -27,6 +27,7 @@ pub fn isolated(name: &str, test: impl FnOnce(Lab) + Send + 'static) {
         Ok(()) => test(Lab::new()),
         Err(reason) => skip(
             &shown,
+            "netns",
             &format!("{reason} (it needs root, or a user namespace that maps it)"),
         ),
     };
@@ -35,10 +36,9 @@ pub fn isolated(name: &str, test: impl FnOnce(Lab) + Send + 'static) {
     }
 }
 
-/// Says on standard error, past the test harness, that a test did not run; an error where it must.
-pub fn skip(name: &str, reason: &str) {
-    let required =
-        std::env::var("MESHD_REQUIRE_ARMS").is_ok_and(|arms| arms.split(',').any(|a| a == "netns"));
+/// Says on standard error, past the test harness, that a test did not run; an error where its arm is required.
+pub fn skip(name: &str, arm: &str, reason: &str) {
+    let required = std::env::var("MESHD_REQUIRE_ARMS").is_ok_and(|arms| arms.split(',').any(|a| a == arm));
     assert!(!required, "{name} cannot run: {reason}");
     let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
 }
@@ -171,6 +171,18 @@ impl Node {
                     .count(),
             )
         })
+    }
+
+    /// Bytes and packets that came out of the tunnel; segments that were glued together count as one packet.
+    pub fn tun_received(&self) -> (u64, u64) {
+        let devices = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let line = devices
+            .lines()
+            .find(|l| l.trim_start().starts_with(IFNAME))
+            .unwrap();
+        let mut numbers = line.split_once(':').unwrap().1.split_whitespace();
+        let mut next = || numbers.next().unwrap().parse().unwrap();
+        (next(), next())
     }
 
     /// The node's overlay addresses on the TUN interface, and it up.
