@@ -140,6 +140,8 @@ impl Arm for SimArm {
 
     fn status(&mut self, node: &NodeName) -> Result<Status, ArmError> {
         let number = self.node(node)?;
+        // Counters are as old as the agent's last observation.
+        self.sim.observe(number);
         self.sim
             .status(number)
             .ok_or_else(|| error(format!("no agent runs on {node}")))

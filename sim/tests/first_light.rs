@@ -13,6 +13,17 @@ fn runs(nodes: usize, seed: u64) -> SimReport {
     assert!(
         report.packets > 0 && report.handshakes > 0 && report.watch_events > 0 && report.invariant_checks > 0
     );
+    for row in &report.report.nodes {
+        assert_eq!(
+            (row.peers, row.pods, row.problem.as_deref()),
+            (nodes - 1, 2, None),
+            "{row:?}"
+        );
+        assert!(
+            row.handshakes > 0 && row.rx_bytes > 0 && row.tx_bytes > 0 && row.round_trips.is_some(),
+            "{row:?}"
+        );
+    }
     report
 }
 
