@@ -11,8 +11,8 @@ use crate::limit::RateLimit;
 use crate::record::Recorder;
 use crate::socket::{Reply, SocketMessage};
 use meshd_core::{
-    Action, CniAction, CniEvent, Event, KernelAction, KernelEvent, KubeAction, KubeEvent, NodeAgent,
-    RequestId, StoreAction, StoreEvent,
+    Action, ActionId, CniAction, CniEvent, Event, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent,
+    NodeAgent, RequestId, Resource, StoreAction, StoreEvent,
 };
 use meshd_model::status::{Problem, Status};
 use meshd_model::{Boot, Now};
@@ -24,6 +24,13 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Shortest time between two alarms: an agent that wants to be woken in the past again and again does not spin.
 const ALARM_MIN: Duration = Duration::from_millis(1);
+/// Shortest time between two looks at the kernel that callers cause.
+const LOOK_MIN: Duration = Duration::from_millis(200);
+/// Names such a look; the agent counts its own from 1.
+const LOOK: ActionId = ActionId {
+    resource: Resource::Kernel,
+    generation: 0,
+};
 
 /// Why the loop ended without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,9 @@ pub struct Loop<C> {
     /// Callers that wait for an answer.
     callers: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     last_alarm: Option<Boot>,
+    last_look: Option<Boot>,
+    /// Who waits until the kernel was looked at again.
+    lookers: Vec<oneshot::Sender<()>>,
     failures: RateLimit,
     /// As it was logged last.
     ready: bool,
@@ -83,6 +93,8 @@ impl<C: Clock> Loop<C> {
             recorder,
             callers: BTreeMap::new(),
             last_alarm: None,
+            last_look: None,
+            lookers: Vec::new(),
             failures: RateLimit::new(Duration::from_secs(1)),
             ready: false,
             readiness: RateLimit::new(Duration::from_secs(1)),
@@ -170,6 +182,7 @@ impl<C: Clock> Loop<C> {
                     self.event(now, Event::Cni(CniEvent::Gone(id)));
                 }
             }
+            Input::Socket(SocketMessage::Look(done)) => return self.look(now, done),
             Input::Socket(SocketMessage::Status(reply)) => {
                 let _ = reply.send(self.status(now));
                 return Ok(());
@@ -178,7 +191,34 @@ impl<C: Clock> Loop<C> {
         self.settle()
     }
 
+    /// Has the kernel observed, for whoever asks for the status. To the agent the answer is one that came unasked, so
+    /// this is no action of its own.
+    fn look(&mut self, now: Now, done: oneshot::Sender<()>) -> Result<(), LoopError> {
+        if self.last_look.is_some_and(|last| now.boot.since(last) < LOOK_MIN) {
+            return Ok(());
+        }
+        self.lookers.retain(|waiting| !waiting.is_closed());
+        self.lookers.push(done);
+        if self.lookers.len() > 1 {
+            return Ok(());
+        }
+        let op = KernelOp::Observe;
+        Ok(self.ports.kernel.send(KernelAction { id: LOOK, op })?)
+    }
+
     fn event(&mut self, now: Now, event: Event) {
+        match &event {
+            Event::Kernel(KernelEvent::Observed(_)) => {
+                self.last_look = Some(now.boot);
+                self.lookers.clear();
+            }
+            // The agent knows nothing of it.
+            Event::Kernel(KernelEvent::Failed { id, .. } | KernelEvent::Applied(id)) if *id == LOOK => {
+                self.lookers.clear();
+                return;
+            }
+            _ => {}
+        }
         self.log_failure(now, &event);
         if let Some(recorder) = &mut self.recorder {
             recorder.event(now, &event);

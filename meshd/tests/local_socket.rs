@@ -283,6 +283,8 @@ async fn a_peer_that_is_not_permitted_is_told_so_and_reaches_nothing() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    // The kernel is looked at first; that nobody does so is no reason to give no status.
+    assert!(matches!(next(&mut daemon).await, SocketMessage::Look(_)));
     assert!(matches!(next(&mut daemon).await, SocketMessage::Status(_)));
     drop(asked);
 }

@@ -159,7 +159,7 @@ impl Arm for NetnsArm {
 
     fn start_stream(&mut self, from: &Pod, to: &Pod, interval: Duration) -> Result<usize, ArmError> {
         let start = || {
-            let netns = &self.cluster.pod(&from.name)?.netns;
+            let netns = &self.cluster.pod(&from.name)?.sandbox.netns;
             let to = *to
                 .addresses
                 .first()

@@ -2,9 +2,9 @@
 
 use crate::Binaries;
 use crate::cluster::api::Api;
+use crate::cluster::pod::PodSite;
 use crate::cluster::{Cluster, agent};
 use crate::kubernetes::Kubernetes;
-use crate::netns::FOLDER;
 use crate::plan::Plan;
 use crate::sandbox::{Entry, HOST, Inside, Reporter};
 use anyhow::{Context, Result, bail};
@@ -115,6 +115,8 @@ pub struct NodeLine {
     pub peers: usize,
     /// What its daemon says is wrong, or why it says nothing.
     pub problems: Vec<String>,
+    /// Where its network namespace is mounted, inside.
+    pub netns: PathBuf,
 }
 
 /// A pod of a lab.
@@ -126,6 +128,8 @@ pub struct PodLine {
     pub node: String,
     /// What it was given.
     pub addresses: Vec<IpAddr>,
+    /// Where its network namespace is mounted, inside.
+    pub netns: PathBuf,
 }
 
 /// Asks a lab whose folder is given.
@@ -142,15 +146,6 @@ pub fn ask(folder: &Path, request: &Request) -> Result<Response> {
         Response::Error(error) => bail!("{error}"),
         response => Ok(response),
     }
-}
-
-/// Where a node's or a pod's network namespace is mounted inside.
-#[must_use]
-pub fn netns_paths(site: &str) -> [PathBuf; 2] {
-    [
-        Path::new(FOLDER).join(site),
-        Path::new(FOLDER).join(format!("cni-{site}")),
-    ]
 }
 
 fn write_line(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
@@ -244,12 +239,8 @@ async fn respond(cluster: &mut Cluster, request: Request) -> Result<Response> {
         Request::Status => Ok(Response::Status(status(cluster))),
         Request::PodAdd { node, name } => {
             let name = name.unwrap_or_else(|| free_name(cluster));
-            let pod = cluster.add_pod(&NodeName(node), &name).await?;
-            Ok(Response::Pod(PodLine {
-                name: pod.name,
-                node: pod.node.0,
-                addresses: pod.addresses,
-            }))
+            cluster.add_pod(&NodeName(node), &name).await?;
+            Ok(Response::Pod(pod_line(cluster.pod(&name)?)))
         }
         Request::PodDel { name } => cluster.delete_pod(&name).await.map(|()| Response::Done),
         Request::Down => bail!("a lab goes down once"),
@@ -280,17 +271,22 @@ fn status(cluster: &Cluster) -> LabStatus {
             ready: said.as_ref().is_ok_and(|s| s.ready),
             peers: said.as_ref().map_or(0, |s| s.peers.len()),
             problems,
+            netns: node.netns.path().to_owned(),
         }
-    });
-    let pods = cluster.pods().map(|p| PodLine {
-        name: p.pod.name.clone(),
-        node: p.pod.node.0.clone(),
-        addresses: p.pod.addresses.clone(),
     });
     LabStatus {
         api_server: Plan::api_server().to_string(),
         own_api_server: matches!(cluster.api, Api::Own { .. }),
         nodes: nodes.collect(),
-        pods: pods.collect(),
+        pods: cluster.pods().map(pod_line).collect(),
+    }
+}
+
+fn pod_line(site: &PodSite) -> PodLine {
+    PodLine {
+        name: site.pod.name.clone(),
+        node: site.pod.node.0.clone(),
+        addresses: site.pod.addresses.clone(),
+        netns: site.sandbox.netns.path().to_owned(),
     }
 }

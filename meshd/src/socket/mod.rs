@@ -35,6 +35,9 @@ pub enum SocketMessage {
     },
     /// The caller went away, or its time is over.
     Gone(RequestId),
+    /// The status will be asked for: the kernel is to be looked at, unless it just was. The sender is dropped when
+    /// that is done.
+    Look(oneshot::Sender<()>),
     /// The status is asked for.
     Status(oneshot::Sender<Status>),
 }

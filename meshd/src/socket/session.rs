@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc::Sender, oneshot};
@@ -22,6 +22,8 @@ const DEADLINE_MAX: Duration = Duration::from_secs(600);
 const LINGER: Duration = Duration::from_secs(1);
 /// How often to look whether a caller that sends no more is still there.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the kernel may take to be looked at before a status is given without.
+const LOOK_AT_KERNEL: Duration = Duration::from_secs(1);
 
 /// Serves one connection.
 pub(super) async fn serve(mut stream: UnixStream, events: Sender<SocketMessage>, ids: Arc<AtomicU64>) {
@@ -182,7 +184,17 @@ fn too_late(wait: Duration) -> Response {
     })
 }
 
+/// Handshakes and bytes as they are now, if the kernel says so in time; as they were when it last did, if not.
 async fn status(events: &Sender<SocketMessage>, wait: Duration) -> Response {
+    let (done, looked) = oneshot::channel();
+    let look = async {
+        if events.send(SocketMessage::Look(done)).await.is_ok() {
+            let _ = looked.await;
+        }
+    };
+    let begun = Instant::now();
+    let _ = timeout(LOOK_AT_KERNEL.min(wait / 2), look).await;
+    let wait = wait.saturating_sub(begun.elapsed());
     let (reply, replied) = oneshot::channel();
     let asked = async {
         events.send(SocketMessage::Status(reply)).await.ok()?;

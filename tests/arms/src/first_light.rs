@@ -1,4 +1,4 @@
-//! The scenario of the demo, on each arm.
+//! Scenarios, on each arm: the demo's, and what else is written as one.
 
 use crate::arms::{Trouble, trial};
 use crate::programs;
@@ -6,18 +6,59 @@ use crate::sandboxed::with_folder;
 use libtest_mimic::Trial;
 use meshd_lab::scenario::{self, Order};
 use meshd_scenario::{Report, Scenario};
+use meshd_sim::Config;
+
+/// Of simulated runs.
+const SEED: u64 = 1;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("netns", "first_light", on_netns)]
+    vec![
+        trial("sim", "first_light", || on_sim(Scenario::FIRST_LIGHT)),
+        trial("netns", "first_light", || on_netns(Scenario::FIRST_LIGHT)),
+    ]
 }
 
-fn on_netns() -> Result<(), Trouble> {
+/// Runs a scenario with real processes.
+pub(crate) fn on_netns(scenario: &str) -> Result<(), Trouble> {
     let order = Order {
-        scenario: Scenario::FIRST_LIGHT.to_owned(),
+        scenario: scenario.to_owned(),
         nodes: None,
         binaries: programs::find()?,
     };
-    with_folder(|folder| judge(&scenario::run(&order, folder, &mut drop)?))
+    with_folder(|folder| {
+        let report = scenario::run(&order, folder, &mut drop)?;
+        judge(&report)?;
+        table_is_true(&report)
+    })
+}
+
+/// Runs it in the simulator.
+pub(crate) fn on_sim(scenario: &str) -> Result<(), Trouble> {
+    let scenario = Scenario::parse(scenario).map_err(|e| Trouble::Failed(e.to_string()))?;
+    let simulated = meshd_sim::run_scenario(&scenario, Config::new(scenario.nodes, SEED), &mut |_| {});
+    if let Some(violation) = &simulated.violation {
+        return Err(Trouble::Failed(format!(
+            "an invariant was violated: {violation:?}"
+        )));
+    }
+    judge(&simulated.report)?;
+    table_is_true(&simulated.report)
+}
+
+/// After everyone has reached everyone, each node has shaken hands with each other and carried bytes.
+fn table_is_true(report: &Report) -> Result<(), Trouble> {
+    let peers = report.nodes.len() - 1;
+    let wrong = report.nodes.iter().find(|row| {
+        row.peers != peers
+            || row.handshakes != peers
+            || row.rx_bytes == 0
+            || row.tx_bytes == 0
+            || row.pods == 0
+    });
+    match wrong {
+        Some(row) => Err(Trouble::Failed(format!("the table of nodes says {row:?}"))),
+        None => Ok(()),
+    }
 }
 
 /// Every proof must hold.

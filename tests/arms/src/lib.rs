@@ -21,7 +21,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = sandbox::enter(&entries) {
         return code;
     }
-    if let Some(code) = sandboxes::helper() {
+    if let Some(code) = sandboxes::helper().or_else(bad_days::helper) {
         return code;
     }
     let mut arguments = Arguments::from_args();

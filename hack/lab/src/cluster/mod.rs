@@ -22,9 +22,10 @@ use cni::Invocation;
 use meshd_model::NodeName;
 use meshd_scenario::{Pod, Site};
 use node::Node;
-use pod::PodSite;
+use pod::{PodSite, Sandbox};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between two questions to a daemon.
@@ -48,6 +49,8 @@ pub struct Cluster {
     containers: u64,
     /// Of pods that are gone: what must not be found any more.
     former: Former,
+    /// Sandboxes of failed ADDs that are still to be taken down.
+    abandoned: Vec<Sandbox>,
     /// Pods whose objects could not be deleted while the API server was away.
     orphans: Vec<String>,
 }
@@ -93,6 +96,7 @@ impl Cluster {
             reporter,
             containers: 0,
             former: Former::default(),
+            abandoned: Vec::new(),
             orphans: Vec::new(),
         };
         for number in 1..=nodes {
@@ -146,7 +150,7 @@ impl Cluster {
     pub fn netns(&self, site: &Site) -> Result<&Netns> {
         match site {
             Site::Node(name) => Ok(&self.node(name)?.netns),
-            Site::Pod(pod) => Ok(&self.pod(&pod.name)?.netns),
+            Site::Pod(pod) => Ok(&self.pod(&pod.name)?.sandbox.netns),
         }
     }
 
@@ -190,63 +194,94 @@ impl Cluster {
         }
     }
 
-    /// Creates the pod at the API server and runs ADD.
+    /// Creates the pod at the API server and runs ADD. Where that fails, the pod is deleted, and its sandbox is taken
+    /// down, now or later, as a runtime does.
     pub async fn add_pod(&mut self, node: &NodeName, name: &str) -> Result<Pod> {
         if self.pods.contains_key(name) {
             bail!("there is a pod {name} already");
         }
         let uid = self.kubernetes.create_pod(node, name).await?;
         self.containers += 1;
-        let container_id = format!("{:064x}", 0xcafe_0000_u64 + self.containers);
-        let (netns, echo) = pod::sandbox(&format!("cni-{name}")).await?;
+        let (netns, echo) = pod::sandbox(&format!("cni-{name}-{}", self.containers)).await?;
         self.reporter.namespace(netns.inode());
-        let invocation = Invocation {
-            plugin: &self.binaries.meshd_cni,
-            node: self.node(node)?,
-            container_id: &container_id,
-            netns: netns.path(),
-            pod: Some((name, &uid)),
-            previous: None,
+        let sandbox = Sandbox {
+            pod: name.to_owned(),
+            uid,
+            node: node.clone(),
+            container_id: format!("{:064x}", 0xcafe_0000_u64 + self.containers),
+            netns,
         };
-        let result = add(&invocation)?;
+        let added = add(&sandbox.invocation(self, None)?);
+        let added = added.and_then(|result| Ok((cni::addresses(&result)?, result)));
+        let (addresses, result) = match added {
+            Ok(added) => added,
+            Err(error) => {
+                self.abandoned.push(sandbox);
+                let _ = self.settle().await;
+                return Err(error);
+            }
+        };
         let pod = Pod {
             name: name.to_owned(),
             node: node.clone(),
-            addresses: cni::addresses(&result)?,
+            addresses,
         };
         let site = PodSite {
             pod: pod.clone(),
-            container_id,
-            netns,
+            sandbox,
             echo,
             result,
-            uid,
         };
         self.pods.insert(name.to_owned(), site);
         Ok(pod)
     }
 
+    /// Takes down what failed ADDs have left to be taken down.
+    pub async fn settle(&mut self) -> Result<()> {
+        while let Some(sandbox) = self.abandoned.last() {
+            sandbox.invocation(self, None)?.run("DEL")?;
+            let name = sandbox.pod.clone();
+            self.abandoned.pop();
+            self.delete_object(name).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_object(&mut self, pod: String) -> Result<()> {
+        if self.api.is_up() {
+            return self.kubernetes.delete_pod(&pod).await;
+        }
+        self.orphans.push(pod);
+        Ok(())
+    }
+
+    /// A call of the plugin with parameters of the caller's own, as a runtime that has lost its way would make it.
+    pub fn invocation<'a>(
+        &'a self,
+        node: &NodeName,
+        container_id: &'a str,
+        netns: &'a Path,
+        pod: Option<(&'a str, &'a str)>,
+    ) -> Result<Invocation<'a>> {
+        Ok(Invocation {
+            plugin: &self.binaries.meshd_cni,
+            node: self.node(node)?,
+            container_id,
+            netns,
+            pod,
+            previous: None,
+        })
+    }
+
     /// Runs DEL, removes the pod's namespace and deletes its object.
     pub async fn delete_pod(&mut self, name: &str) -> Result<()> {
         let site = self.pod(name)?;
-        let invocation = Invocation {
-            plugin: &self.binaries.meshd_cni,
-            node: self.node(&site.pod.node)?,
-            container_id: &site.container_id,
-            netns: site.netns.path(),
-            pod: Some((name, &site.uid)),
-            previous: Some(&site.result),
-        };
-        invocation.run("DEL")?;
+        site.sandbox.invocation(self, Some(&site.result))?.run("DEL")?;
         if let Some(site) = self.pods.remove(name) {
             self.former.addresses.extend(site.pod.addresses.iter().copied());
             self.former.interfaces.extend(cni::host_interfaces(&site.result));
         }
-        if self.api.is_up() {
-            return self.kubernetes.delete_pod(name).await;
-        }
-        self.orphans.push(name.to_owned());
-        Ok(())
+        self.delete_object(name.to_owned()).await
     }
 
     /// Stops or restarts the embedded API server.
@@ -268,7 +303,8 @@ impl Cluster {
     }
 
     /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.
-    pub async fn residue(&self) -> Result<Vec<String>> {
+    pub async fn residue(&mut self) -> Result<Vec<String>> {
+        self.settle().await?;
         let mut found = Vec::new();
         let there: BTreeSet<IpAddr> = self
             .pods()
@@ -313,6 +349,7 @@ impl Cluster {
             tell(format!("deleting pod {name}"));
             self.delete_pod(&name).await?;
         }
+        self.settle().await?;
         let mut found = Vec::new();
         for node in &mut self.nodes {
             tell(format!("shutting {} down", node.name));
@@ -348,7 +385,7 @@ fn stray_namespaces(pods: &BTreeMap<String, PodSite>) -> Result<Vec<String>> {
         .flatten()
         .map(|e| e.file_name().to_string_lossy().into_owned());
     Ok(names
-        .filter(|n| n.starts_with("cni-") && pods.values().all(|p| p.netns.name() != n))
+        .filter(|n| n.starts_with("cni-") && pods.values().all(|p| p.sandbox.netns.name() != n))
         .map(|n| format!("network namespace {n}"))
         .collect())
 }

@@ -11,6 +11,7 @@ use meshd_model::NodeName;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -124,10 +125,14 @@ impl Node {
         let mut device = Process::start(&self.netns, &name, command, &self.paths.logs)?;
         let socket = self.paths.wireguard.join(format!("{DEVICE}.sock"));
         let deadline = Instant::now() + PATIENCE;
-        while !socket.exists() {
+        // A device that was killed has left its socket behind: only an answer counts.
+        while UnixStream::connect(&socket).is_err() {
             device.check()?;
             if Instant::now() > deadline {
-                bail!("{name} made no socket {} within {PATIENCE:?}", socket.display());
+                bail!(
+                    "{name} does not answer at {} within {PATIENCE:?}",
+                    socket.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -154,12 +159,34 @@ impl Node {
         command
     }
 
+    /// Pid of the daemon, inside the sandbox.
+    pub fn agent_pid(&self) -> Result<i32> {
+        let agent = self.agent.as_ref();
+        let pid = agent
+            .with_context(|| format!("meshd of {} does not run", self.name))?
+            .pid();
+        Ok(i32::try_from(pid)?)
+    }
+
     /// kill -9 of the daemon.
     pub fn kill_agent(&mut self) -> Result<()> {
         let agent = self.agent.take();
         agent
             .with_context(|| format!("meshd of {} does not run", self.name))?
             .kill()
+    }
+
+    /// kill -9 of the device's process; its interface stays.
+    pub fn kill_device(&mut self) -> Result<()> {
+        let device = self.device.take();
+        device
+            .with_context(|| format!("meshd-wg of {} does not run", self.name))?
+            .kill()
+    }
+
+    /// Runs a verb of the daemon's program to its end.
+    pub fn run_meshd(&self, arguments: &[&str]) -> Result<process::Finished> {
+        process::run(&self.netns, self.meshd(arguments), "", PATIENCE)
     }
 
     /// An error if the daemon or the device has ended by itself.
@@ -177,7 +204,7 @@ impl Node {
         if let Some(mut device) = self.device.take() {
             device.terminate()?;
         }
-        let done = process::run(&self.netns, self.meshd(&["teardown"]), "", PATIENCE)?;
+        let done = self.run_meshd(&["teardown"])?;
         if !done.status.success() {
             bail!("meshd teardown on {}: {}{}", self.name, done.stdout, done.stderr);
         }

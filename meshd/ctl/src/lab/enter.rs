@@ -1,9 +1,8 @@
 //! Runs a program inside a lab, on the caller's own terminal: joins the sandbox's namespaces, as `nsenter` does.
 
 use super::place::State;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use meshd_lab::cluster::node::Paths;
-use meshd_lab::keep::netns_paths;
 use meshd_model::NodeName;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -13,13 +12,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-pub(super) fn run(state: &State, site: &str, command: &[String]) -> Result<ExitCode> {
+pub(super) fn run(state: &State, site: &str, netns: &Path, command: &[String]) -> Result<ExitCode> {
     join(state.init)?;
-    let netns = netns_paths(site).into_iter().find(|path| path.exists());
-    let Some(netns) = netns.filter(|_| !site.contains('/')) else {
-        bail!("the lab has no node and no pod {site}: `meshctl lab status` lists them");
-    };
-    let file = File::open(&netns).with_context(|| format!("open {}", netns.display()))?;
+    let file = File::open(netns).with_context(|| format!("open {}", netns.display()))?;
     setns(&file, CloneFlags::CLONE_NEWNET)
         .with_context(|| format!("enter the network namespace {}", netns.display()))?;
     usual_places(site)?;

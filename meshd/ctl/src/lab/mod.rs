@@ -24,7 +24,7 @@ pub(crate) fn run(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Up(args) => up(&place, &args),
         LabCommand::Status { json } => status(&place, json),
-        LabCommand::Exec { site, command } => enter::run(&place.running()?, &site, &command),
+        LabCommand::Exec { site, command } => exec(&place, &site, &command),
         LabCommand::Pod(PodCommand::Add { node, name, json }) => pod_add(&place, node, name, json),
         LabCommand::Pod(PodCommand::Del { name }) => {
             place.running()?;
@@ -69,6 +69,17 @@ fn lab_status(place: &Place) -> Result<LabStatus> {
         Response::Status(status) => Ok(status),
         other => bail!("the lab answered {other:?} when asked for its status"),
     }
+}
+
+fn exec(place: &Place, site: &str, command: &[String]) -> Result<ExitCode> {
+    let state = place.running()?;
+    let status = lab_status(place)?;
+    let of_node = status.nodes.iter().find(|n| n.name == site).map(|n| &n.netns);
+    let of_pod = status.pods.iter().find(|p| p.name == site).map(|p| &p.netns);
+    let netns = of_node
+        .or(of_pod)
+        .with_context(|| format!("the lab has no node and no pod {site}: `meshctl lab status` lists them"))?;
+    enter::run(&state, site, netns, command)
 }
 
 #[derive(Serialize)]
@@ -127,6 +138,7 @@ fn pod_add(place: &Place, node: String, name: Option<String>, json: bool) -> Res
         name,
         node,
         addresses,
+        ..
     } = match ask(place.folder(), &Request::PodAdd { node, name })? {
         Response::Pod(pod) if json => return crate::print_json(&pod),
         Response::Pod(pod) => pod,
