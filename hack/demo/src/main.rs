@@ -1,2 +1,149 @@
-//! To be written.
-fn main() {}
+//! `cargo demo`: builds all programs in release, and becomes `meshctl demo` with them. Arguments are passed on:
+//! `cargo demo -- --nodes 5 --json`.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("cargo demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<std::convert::Infallible> {
+    eprintln!("building the programs (release); the first time this takes minutes");
+    // One command for all, so that each dependency is built once.
+    let mut programs = build(&[
+        "build",
+        "--package=meshd",
+        "--package=meshd-wireguard",
+        "--package=meshd-ctl",
+        "--bins",
+    ])?;
+    programs.extend(plugin()?);
+    let folder = together(&programs)?;
+    let meshctl = folder.join("meshctl");
+    let error = Command::new(&meshctl)
+        .arg("demo")
+        .args(std::env::args_os().skip(1))
+        .env("MESHD_BIN_DIR", &folder)
+        .exec();
+    Err(error).with_context(|| format!("run {}", meshctl.display()))
+}
+
+/// The plugin: static, so that it runs on any host whose runtime starts it, unless this machine cannot link so.
+fn plugin() -> Result<Programs> {
+    let base = ["rustc", "--package=meshd-cni", "--bin=meshd-cni"];
+    // Its own target folder: with other flags in the same one, each build would undo the other's.
+    let apart = target_folder()?.join("static-plugin");
+    let apart = format!("--target-dir={}", apart.display());
+    let linked = [&base[..], &[&apart, "--", "-C", "target-feature=+crt-static"]].concat();
+    match has_static_libc() {
+        true => build(&linked),
+        false => {
+            eprintln!(
+                "this machine has no libc.a (package libc6-dev or glibc-static): meshd-cni is linked dynamically"
+            );
+            build(&base)
+        }
+    }
+}
+
+/// Whether the C compiler finds a static C library.
+fn has_static_libc() -> bool {
+    let asked = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        .arg("-print-file-name=libc.a")
+        .output();
+    // It prints the bare name where it finds none.
+    asked.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
+}
+
+type Programs = BTreeMap<String, PathBuf>;
+
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Runs cargo in release, and reads from its messages where it put the programs.
+fn build(arguments: &[&str]) -> Result<Programs> {
+    let (verb, rest) = arguments.split_first().context("no verb for cargo")?;
+    let output = Command::new(cargo())
+        .arg(verb)
+        .args(["--release", "--message-format=json-render-diagnostics"])
+        .args(rest)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} ended with {}", arguments.join(" "), output.status);
+    }
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn executables(messages: &str) -> Programs {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter_map(|message| {
+            let path = message["executable"].as_str()?;
+            Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
+        })
+        .collect()
+}
+
+fn target_folder() -> Result<PathBuf> {
+    let output = Command::new(cargo())
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .context("run cargo metadata")?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata prints no JSON")?;
+    let folder = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?;
+    Ok(folder.into())
+}
+
+/// One folder with a link to each program.
+fn together(programs: &Programs) -> Result<PathBuf> {
+    let folder = target_folder()?.join("demo");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    for name in ["meshd", "meshd-wg", "meshd-cni", "meshctl"] {
+        let program = programs
+            .get(name)
+            .with_context(|| format!("cargo built no program {name}"))?;
+        let link = folder.join(name);
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(program, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_read_from_cargos_messages() {
+        let messages = concat!(
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"lib\"},\"executable\":null}\n",
+            "not JSON\n",
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"meshd\"},\"executable\":\"/t/meshd\"}\n",
+            "{\"reason\":\"build-finished\",\"success\":true}\n",
+        );
+        let programs = executables(messages);
+        assert_eq!(programs.len(), 1);
+        assert_eq!(programs["meshd"], Path::new("/t/meshd"));
+    }
+}

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 /// Between two questions to a daemon.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a runtime tries again when ADD says "try again later", as a kubelet would.
+/// How long a runtime tries ADD again, unless it is told otherwise.
 const ADD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A cluster that runs.
@@ -39,6 +39,8 @@ pub struct Cluster {
     pub kubernetes: Kubernetes,
     /// What the nodes see of the API server.
     pub api: Api,
+    /// How long a runtime tries again when ADD says "try again later", as a kubelet would.
+    pub add_patience: Duration,
     pub(crate) nodes: Vec<Node>,
     pub(crate) pods: BTreeMap<String, PodSite>,
     pub(crate) capture: Capture,
@@ -87,6 +89,7 @@ impl Cluster {
         let mut cluster = Self {
             kubernetes,
             api,
+            add_patience: ADD_PATIENCE,
             nodes: Vec::new(),
             pods: BTreeMap::new(),
             capture,
@@ -211,7 +214,7 @@ impl Cluster {
             container_id: format!("{:064x}", 0xcafe_0000_u64 + self.containers),
             netns,
         };
-        let added = add(&sandbox.invocation(self, None)?);
+        let added = add(&sandbox.invocation(self, None)?, self.add_patience);
         let added = added.and_then(|result| Ok((cni::addresses(&result)?, result)));
         let (addresses, result) = match added {
             Ok(added) => added,
@@ -366,8 +369,8 @@ impl Cluster {
 }
 
 /// ADD, again while it says "try again later", as a kubelet would.
-fn add(invocation: &Invocation<'_>) -> Result<serde_json::Value> {
-    let deadline = Instant::now() + ADD_PATIENCE;
+fn add(invocation: &Invocation<'_>, within: Duration) -> Result<serde_json::Value> {
+    let deadline = Instant::now() + within;
     loop {
         match invocation.run("ADD") {
             Err(error) if format!("{error:#}").contains("error 11:") && Instant::now() < deadline => {

@@ -70,7 +70,10 @@ fn kill_during(
         std::thread::sleep(after);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
     });
+    // While the daemon is dead, a runtime is told to try again later; later is when it lives again.
+    let patience = std::mem::take(&mut arm.cluster().add_patience);
     let first = arm.add_pod(victim, name);
+    arm.cluster().add_patience = patience;
     killer
         .join()
         .map_err(|_| anyhow::anyhow!("the killer's thread"))??;
