@@ -5,6 +5,7 @@
 
 mod arms;
 mod bad_days;
+mod command_line;
 mod first_light;
 mod programs;
 mod sandboxed;
@@ -44,5 +45,6 @@ fn trials() -> Vec<Trial> {
     trials.extend(sandboxes::trials());
     trials.extend(first_light::trials());
     trials.extend(bad_days::trials());
+    trials.extend(command_line::trials());
     trials
 }

@@ -22,6 +22,14 @@ pub(crate) fn find() -> Result<Binaries> {
     outcome.clone().map_err(anyhow::Error::msg)
 }
 
+/// `meshctl`, beside the others.
+pub(crate) fn meshctl() -> Result<PathBuf> {
+    let path = find()?.meshd.with_file_name("meshctl");
+    path.is_file()
+        .then_some(path)
+        .context("there is no meshctl beside meshd")
+}
+
 /// How long building took.
 pub(crate) fn time_to_build() -> Duration {
     BUILT.get().map_or(Duration::ZERO, |(_, time)| *time)

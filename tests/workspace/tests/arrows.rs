@@ -61,7 +61,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("meshd-demo", &[]),
     (
         "meshd-arms",
-        &["meshd-model", "meshd-sim", "meshd-lab", "meshd-scenario", "meshd"],
+        &[
+            "meshd-model",
+            "meshd-sim",
+            "meshd-lab",
+            "meshd-scenario",
+            "meshd-apiserver",
+            "meshd-apiserver-http",
+            "meshd",
+        ],
     ),
     ("meshd-workspace-tests", &[]),
 ];

@@ -211,7 +211,7 @@ impl Cluster {
             pod: name.to_owned(),
             uid,
             node: node.clone(),
-            container_id: format!("{:064x}", 0xcafe_0000_u64 + self.containers),
+            container_id: container_id(self.containers),
             netns,
         };
         let added = add(&sandbox.invocation(self, None)?, self.add_patience);
@@ -366,6 +366,12 @@ impl Cluster {
         found.extend(stray_namespaces(&self.pods)?);
         Ok(found)
     }
+}
+
+/// As long as a runtime's, and another from its first digits on.
+fn container_id(number: u64) -> String {
+    let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{spread:016x}{number:048x}")
 }
 
 /// ADD, again while it says "try again later", as a kubelet would.

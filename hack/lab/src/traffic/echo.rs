@@ -85,17 +85,15 @@ async fn serve_udp(socket: AsyncFd<Socket>, heard: Arc<Mutex<VecDeque<Vec<u8>>>>
         let Ok(mut ready) = socket.readable().await else {
             return;
         };
-        match ready.try_io(|socket| answer(socket.get_ref(), &mut buffer)) {
-            Ok(Ok(length)) => {
-                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-                if heard.len() == REMEMBERED {
-                    heard.pop_front();
-                }
-                heard.push_back(buffer[..length].to_vec());
-            }
-            // An ICMP error of an earlier answer, or no room: the prober notices.
-            Ok(Err(_)) | Err(_) => {}
+        // An ICMP error of an earlier answer, or no room: the prober notices.
+        let Ok(Ok(length)) = ready.try_io(|socket| answer(socket.get_ref(), &mut buffer)) else {
+            continue;
+        };
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.len() == REMEMBERED {
+            heard.pop_front();
         }
+        heard.push_back(buffer[..length].to_vec());
     }
 }
 

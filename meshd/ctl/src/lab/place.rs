@@ -65,19 +65,6 @@ impl Place {
             Some(runtime) => runtime.join("meshd-lab"),
             None => PathBuf::from(format!("/tmp/meshd-lab-{}", geteuid())),
         };
-        match DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("make the lab's folder {}", folder.display()));
-            }
-            _ => {}
-        }
-        let found = fs::symlink_metadata(&folder).with_context(|| format!("look at {}", folder.display()))?;
-        if !found.is_dir() || found.uid() != geteuid().as_raw() {
-            bail!(
-                "{} is not a folder of yours: remove it, or set XDG_RUNTIME_DIR",
-                folder.display()
-            );
-        }
         Ok(Self(folder))
     }
 
@@ -92,7 +79,7 @@ impl Place {
     /// Who keeps the lab that is up.
     pub(crate) fn running(&self) -> Result<State> {
         match self.state() {
-            Some(state) if state.is_alive() => Ok(state),
+            Some(state) if state.is_alive() => self.check().map(|()| state),
             _ => bail!("no lab is up: `meshctl lab up`"),
         }
     }
@@ -103,9 +90,10 @@ impl Place {
 
     /// Makes the folder ready for a new lab; one that is up is an error.
     pub(crate) fn claim(&self) -> Result<()> {
-        if self.running().is_ok() {
+        if self.0.exists() && self.running().is_ok() {
             bail!("a lab is up already: `meshctl lab status`, or `meshctl lab down` first");
         }
+        self.make()?;
         let entries = fs::read_dir(&self.0).with_context(|| format!("list {}", self.0.display()))?;
         for entry in entries.flatten() {
             let path = entry.path();
@@ -115,6 +103,30 @@ impl Place {
                 fs::remove_file(&path)
             };
             removed.with_context(|| format!("remove {} of an earlier lab", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The folder, which must be the user's own: under /tmp anybody may have been there first.
+    fn make(&self) -> Result<()> {
+        let folder = &self.0;
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("make the lab's folder {}", folder.display()));
+            }
+            _ => {}
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        let folder = &self.0;
+        let found = fs::symlink_metadata(folder).with_context(|| format!("look at {}", folder.display()))?;
+        if !found.is_dir() || found.uid() != geteuid().as_raw() {
+            bail!(
+                "{} is not a folder of yours: remove it, or set XDG_RUNTIME_DIR",
+                folder.display()
+            );
         }
         Ok(())
     }
