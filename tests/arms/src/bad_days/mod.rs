@@ -60,7 +60,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn on_lab(entry: &str) -> Result<(), Trouble> {
     let binaries = programs::find()?;
-    sandboxed::run(entry, &binaries, drop)
+    // Beside words for programs, an entry may say what it left out.
+    sandboxed::run(entry, &binaries, |message| {
+        if let Some(note) = message.as_str() {
+            println!("{note}");
+        }
+    })
 }
 
 /// Brings a cluster up, lets the body try it, takes it down, and finds nothing left on the nodes.

@@ -3,7 +3,7 @@
 use super::{everyone_reaches_everyone, node, tried, with_cluster};
 use anyhow::{Context, Result, ensure};
 use meshd_lab::cluster::agent;
-use meshd_lab::sandbox::Inside;
+use meshd_lab::sandbox::{Inside, Reporter};
 use meshd_model::cni::{REQUEST_MAX, Response, code};
 use meshd_scenario::Arm;
 use std::io::{Read, Write};
@@ -20,6 +20,7 @@ pub(crate) const HELPER: &str = "__ask-as-another";
 const OTHER: u32 = 65534;
 
 pub(super) fn inside(inside: Inside) -> Result<()> {
+    let reporter = inside.reporter;
     with_cluster(inside, 2, |arm| {
         let pods = vec![
             tried("ADD", arm.add_pod(&node(1), "a"))?,
@@ -28,7 +29,7 @@ pub(super) fn inside(inside: Inside) -> Result<()> {
         let socket = arm.cluster().node(&node(1))?.paths().socket.clone();
         nonsense_gets_an_answer(&socket)?;
         silence_blocks_nobody(&socket)?;
-        another_user_is_refused(&socket)?;
+        another_user_is_refused(&socket, reporter)?;
         // The daemon lives, and so do its pods.
         agent::status(&socket, Duration::from_secs(2)).context("the daemon afterwards")?;
         everyone_reaches_everyone(arm, &pods)
@@ -75,7 +76,7 @@ fn silence_blocks_nobody(socket: &Path) -> Result<()> {
 }
 
 /// Where there is another user: in a user namespace of one's own there is none.
-fn another_user_is_refused(socket: &Path) -> Result<()> {
+fn another_user_is_refused(socket: &Path, reporter: Reporter) -> Result<()> {
     let folders = socket.ancestors().skip(1).take_while(|f| *f != Path::new("/run"));
     let mut ways = Vec::new();
     for folder in folders {
@@ -94,7 +95,8 @@ fn another_user_is_refused(socket: &Path) -> Result<()> {
         std::fs::set_permissions(folder, permissions)?;
     }
     let (Some(closed), Some(open)) = (closed, open?) else {
-        println!("skipped: another user at the socket: there is none in this user namespace");
+        reporter
+            .send(&"skipped: another user at the socket, because there is no other in this user namespace");
         return Ok(());
     };
     ensure!(
