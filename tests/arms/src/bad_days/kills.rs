@@ -2,8 +2,8 @@
 
 use super::{everyone_reaches_everyone, node, tried, with_cluster};
 use anyhow::{Result, ensure};
-use meshd_lab::NetnsArm;
 use meshd_lab::sandbox::Inside;
+use meshd_lab::{NetnsArm, state};
 use meshd_scenario::{Arm, Pod};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,9 +18,38 @@ pub(super) fn inside(inside: Inside) -> Result<()> {
             tried("ADD", arm.add_pod(&node(2), "stays-2"))?,
         ];
         everyone_reaches_everyone(arm, &stays)?;
+        residue_would_be_seen(arm, &stays[0])?;
         daemon_loop(arm, &stays)?;
         device_loop(arm, &stays)
     })
+}
+
+/// The control of "nothing is left": while the pod is there, each kind of thing is found.
+fn residue_would_be_seen(arm: &mut NetnsArm, pod: &Pod) -> Result<()> {
+    let runtime = arm.runtime();
+    let node = arm.cluster().node(&pod.node)?;
+    let addresses = pod.addresses.iter().copied().collect();
+    let guards = runtime.block_on(state::guards(&node.netns, &addresses, &BTreeSet::new()))?;
+    ensure!(!guards.is_empty(), "no guard of {} was found", pod.name);
+    let lines = runtime.block_on(state::lines(&node.netns))?;
+    let count = |what: &str| lines.iter().filter(|l| l.starts_with(what)).count();
+    ensure!(
+        count("interface mshp") == 1,
+        "no interface of {} was found: {lines:?}",
+        pod.name
+    );
+    for address in &pod.addresses {
+        ensure!(
+            count(&format!("route {address}/")) > 0,
+            "no route to {address} was found: {lines:?}"
+        );
+    }
+    ensure!(
+        count("rule ") > 6 && count("nftables table inet meshd") == 1,
+        "{lines:?}"
+    );
+    ensure!(node.leases()?.len() == 1, "no lease of {} was found", pod.name);
+    Ok(())
 }
 
 /// Each round kills the daemon a little later in an ADD and a DEL, which a runtime tries again.
