@@ -2,6 +2,8 @@
 
 mod support;
 
+use support::icmp;
+
 use meshd_core::KernelOp::{AttachPod, SetFirewall};
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::Firewall;
@@ -124,6 +126,71 @@ fn plaintext_passes_in_no_direction_and_all_of_it_without_the_table() {
         let nft = Connection::<Nftables>::new().unwrap();
         nft.del_table("meshd", Family::Inet).await.unwrap();
         assert_eq!(arrivals(&site).len(), 14);
+    });
+}
+
+/// A packet that came through the tunnel from another node's own address, for a pod that is gone, would be answered
+/// outside of the tunnel.
+#[test]
+fn no_icmp_error_quotes_a_pods_packet_on_the_underlay() {
+    node("no_icmp_error_quotes", |mut node| async move {
+        let site = site(&mut node).await;
+        let nft = Connection::<Nftables>::new().unwrap();
+        let ping = [8, 0, 0, 0, 0, 0, 0, 0];
+        // An error of each family: from a pod, to a pod, about neither, and an echo that only looks alike.
+        let v4 = |kind, from: [u8; 4], to: [u8; 4]| {
+            let mut error = vec![
+                kind, 1, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0,
+            ];
+            error.extend([from, to].concat());
+            error.extend(ping);
+            error
+        };
+        let (pod, other) = ([10, 244, 1, 2], [198, 51, 100, 1]);
+        let v6 = |kind, from: &str, to: &str| {
+            let mut error = vec![kind, 0, 0, 0, 0, 0, 0, 0, 0x60, 0, 0, 0, 0, 8, 17, 64];
+            for address in [from, to] {
+                error.extend(address.parse::<std::net::Ipv6Addr>().unwrap().octets());
+            }
+            error.extend(ping);
+            error
+        };
+        let (pod6, other6) = ("fd00:244:0:1::2", "2001:db8:1::1");
+        let cases = [
+            (v4(3, pod, other), false),
+            (v4(11, other, pod), false),
+            (v4(12, pod, other), false),
+            (v4(3, other, other), true),
+            (v4(8, pod, pod), true),
+            (v6(1, pod6, other6), false),
+            (v6(3, other6, pod6), false),
+            (v6(1, other6, other6), true),
+            (v6(128, pod6, pod6), true),
+        ];
+        let received = |listener: &icmp::Listener, from: &dyn Fn(&[u8])| -> Vec<bool> {
+            let mut results = Vec::new();
+            for (message, _) in &cases {
+                from(message);
+                results.push(listener.hears(message));
+            }
+            results
+        };
+        let outward = |message: &[u8]| icmp::send(message, "192.0.2.2", "2001:db8::2");
+        let inward = |message: &[u8]| {
+            let message = message.to_vec();
+            site.neighbour
+                .run(move || icmp::send(&message, "192.0.2.1", "2001:db8::1"));
+        };
+        let there = site.neighbour.run(icmp::Listener::new);
+        let here = icmp::Listener::new();
+        let allowed: Vec<bool> = cases.iter().map(|(_, passes)| *passes).collect();
+        assert_eq!(received(&there, &outward), allowed, "out of the node");
+        assert_eq!(received(&here, &inward), allowed, "into the node");
+
+        // The control: without the table, all of it passes.
+        nft.del_table("meshd", Family::Inet).await.unwrap();
+        assert_eq!(received(&there, &outward), vec![true; cases.len()]);
+        assert_eq!(received(&here, &inward), vec![true; cases.len()]);
     });
 }
 
@@ -349,8 +416,13 @@ const LISTING: &[&str] = &[
     "egress: oifname \"wg0\" accept",
     "egress: ip saddr 10.244.0.0/16 counter drop",
     "egress: ip daddr 10.244.0.0/16 counter drop",
+    // An ICMP error that quotes a packet from there, and one that quotes a packet to there.
+    "egress: registers",
+    "egress: registers",
     "egress: ip6 saddr fd00:244::/48 counter drop",
     "egress: ip6 daddr fd00:244::/48 counter drop",
+    "egress: registers",
+    "egress: registers",
     // iifname . ether saddr . ip saddr @pods4 accept, and the same of pods6: spelled out in registers.
     "from_pod: registers",
     "from_pod: registers",
@@ -362,8 +434,12 @@ const LISTING: &[&str] = &[
     "ingress: iifname \"wg0\" accept",
     "ingress: ip saddr 10.244.0.0/16 counter drop",
     "ingress: ip daddr 10.244.0.0/16 counter drop",
+    "ingress: registers",
+    "ingress: registers",
     "ingress: ip6 saddr fd00:244::/48 counter drop",
     "ingress: ip6 daddr fd00:244::/48 counter drop",
+    "ingress: registers",
+    "ingress: registers",
 ];
 
 async fn listing(nft: &Connection<Nftables>) -> Vec<String> {

@@ -12,6 +12,7 @@
 //!     iifname "wg0" accept
 //!     ip saddr 10.244.0.0/16 counter drop
 //!     ip daddr 10.244.0.0/16 counter drop  # and the same for each of the cluster's pod CIDRs
+//!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop
 //!   }
 //!   chain egress {                       # after SNAT: what still has a pod's address was not translated
 //!     type filter hook postrouting priority 300; policy accept;
@@ -20,6 +21,7 @@
 //!     oifname "wg0" accept
 //!     ip saddr 10.244.0.0/16 counter drop
 //!     ip daddr 10.244.0.0/16 counter drop  # and so on
+//!     icmp type 3-12 except 8, quoting ..  # an error goes to a node's own address, and carries 548 bytes of payload
 //!   }
 //!   chain from_pod {
 //!     iifname . ether saddr . ip saddr @pods4 accept
@@ -63,6 +65,10 @@ const IFNAMSIZ: u32 = 16;
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
+/// `IPPROTO_ICMP` and `IPPROTO_ICMPV6`, and what both have before the packet that they quote.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const ICMP_HEADER: u32 = 8;
 /// `ARPHRD_ETHER`
 const ETHERNET: u16 = 1;
 
@@ -138,9 +144,74 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
                 let rule = when(field, Value::Prefix(cidr.network(), cidr.prefix()));
                 rules.push((chain, rule.then(Stmt::Counter).then(Verdict::Drop)));
             }
+            for address in [Quoted::Source, Quoted::Destination] {
+                rules.push((chain, quotes(*cidr, address)));
+            }
         }
     }
     Ok(rules)
+}
+
+/// Which address of the packet that an ICMP error quotes.
+#[derive(Clone, Copy)]
+enum Quoted {
+    Source,
+    Destination,
+}
+
+/// Drops an ICMP error about a packet from or to these addresses. A packet that came encrypted from a node's own
+/// address to a pod that is gone is answered to that address, outside of the tunnel, with the packet's beginning in
+/// it. The other way round nobody on the underlay has seen such a packet, so the error is forged. What was translated
+/// quotes the translated addresses when it is seen here: conntrack sees to that before and after us.
+fn quotes(cidr: IpNetwork, address: Quoted) -> RuleSpec {
+    let (nfproto, protocol, addresses, len) = match cidr {
+        IpNetwork::V4(_) => (IPV4, ICMP, ICMP_HEADER + 12, 4),
+        IpNetwork::V6(_) => (IPV6, ICMPV6, ICMP_HEADER + 8, 16),
+    };
+    let offset = match address {
+        Quoted::Source => addresses,
+        Quoted::Destination => addresses + len,
+    };
+    let (network, mask) = match (cidr.network(), cidr.mask()) {
+        (IpAddr::V4(network), IpAddr::V4(mask)) => (network.octets().to_vec(), mask.octets().to_vec()),
+        (network, mask) => (v6_octets(network), v6_octets(mask)),
+    };
+    let mut exprs = vec![
+        meta(MetaKey::NfProto),
+        compare(CmpOp::Eq, vec![nfproto]),
+        meta(MetaKey::L4Proto),
+        compare(CmpOp::Eq, vec![protocol]),
+        load(Register::R0, PayloadBase::Transport, 0, 1),
+    ];
+    match cidr {
+        // Unreachable, quench, redirect, time exceeded, parameter problem: all but echo between 3 and 12.
+        IpNetwork::V4(_) => exprs.extend([
+            compare(CmpOp::Gte, vec![3]),
+            compare(CmpOp::Lte, vec![12]),
+            compare(CmpOp::Neq, vec![8]),
+        ]),
+        IpNetwork::V6(_) => exprs.push(compare(CmpOp::Lt, vec![128])),
+    }
+    exprs.extend([
+        load(Register::R0, PayloadBase::Transport, offset, len),
+        Expr::Bitwise {
+            sreg: Register::R0,
+            dreg: Register::R0,
+            len,
+            xor: vec![0; mask.len()],
+            mask,
+        },
+        compare(CmpOp::Eq, network),
+    ]);
+    let rule = exprs.into_iter().fold(RuleSpec::new(), RuleSpec::then);
+    rule.then(Stmt::Counter).then(Verdict::Drop)
+}
+
+fn v6_octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
 }
 
 const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
@@ -156,21 +227,7 @@ fn drop_source(value: Value) -> RuleSpec {
 /// `iifname . ether saddr . ip saddr @set accept`. Spelled out in registers: four words for the name, two for the
 /// MAC, the rest for the address.
 fn known_pod(set: &str, nfproto: u8, offset: u32, len: u32) -> RuleSpec {
-    let load = |dreg, base, offset, len| Expr::Payload {
-        dreg,
-        base,
-        offset,
-        len,
-    };
-    let meta = |key| Expr::Meta {
-        dreg: Register::R0,
-        key,
-    };
-    let is = |data| Expr::Cmp {
-        sreg: Register::R0,
-        op: CmpOp::Eq,
-        data,
-    };
+    let is = |data| compare(CmpOp::Eq, data);
     let exprs = [
         meta(MetaKey::IifType),
         is(ETHERNET.to_ne_bytes().to_vec()),
@@ -185,4 +242,23 @@ fn known_pod(set: &str, nfproto: u8, offset: u32, len: u32) -> RuleSpec {
         .into_iter()
         .fold(RuleSpec::new(), RuleSpec::then)
         .then(Verdict::Accept)
+}
+
+fn meta(key: MetaKey) -> Expr {
+    let dreg = Register::R0;
+    Expr::Meta { dreg, key }
+}
+
+fn load(dreg: Register, base: PayloadBase, offset: u32, len: u32) -> Expr {
+    Expr::Payload {
+        dreg,
+        base,
+        offset,
+        len,
+    }
+}
+
+fn compare(op: CmpOp, data: Vec<u8>) -> Expr {
+    let sreg = Register::R0;
+    Expr::Cmp { sreg, op, data }
 }

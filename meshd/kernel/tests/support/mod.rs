@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod icmp;
+
 use meshd_core::{ActionId, Failure, KernelAction, KernelEvent, KernelOp, Resource};
 use meshd_kernel::{DeviceChoice, DriverConfig, KernelDriver, KeySource};
 use meshd_model::kernel::{Firewall, KernelState, PodLink};
