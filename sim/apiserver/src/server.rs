@@ -124,11 +124,6 @@ impl ApiServer {
         self.watches.close(watch);
     }
 
-    /// Ends every watch and drops the frames that wait: what its clients see when a server goes away.
-    pub fn close_watches(&mut self) {
-        self.watches.close_all();
-    }
-
     /// Drops the history of events, as etcd's compaction does: a watch or a continued list from an older resource
     /// version is answered with 410 Gone from now on.
     pub fn compact(&mut self) {

@@ -224,16 +224,6 @@ impl Watches {
         }
     }
 
-    /// Ends every watch at once and drops what waits: the server goes away.
-    pub(crate) fn close_all(&mut self) {
-        for (id, watch) in &mut self.watches {
-            watch.queue.clear();
-            watch.queue.push_back(WatchFrame::End);
-            self.ready.insert(*id);
-        }
-        self.timers.clear();
-    }
-
     pub(crate) fn poll(&mut self, id: WatchId) -> Option<WatchFrame> {
         let watch = self.watches.get_mut(&id)?;
         let frame = watch.queue.pop_front()?;
