@@ -8,12 +8,12 @@ use meshd::drivers::{Closed, Port};
 use meshd::run::{Loop, LoopError, Ports};
 use meshd::socket::{Reply, SocketMessage};
 use meshd_core::{
-    CniCall, Config, Endpoints, Identity, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent,
-    NodeAgent, RequestId, StoreAction, StoreEvent,
+    CniCall, Config, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent, NodeAgent, RequestId,
+    StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, code};
-use meshd_model::kernel::{KernelState, Mark, UnderlayAddress};
-use meshd_model::{AttachmentId, KeyHandle, PublicKey};
+use meshd_model::kernel::{KernelState, UnderlayAddress};
+use meshd_model::{AttachmentId, PublicKey};
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -29,26 +29,10 @@ struct Drivers {
 
 fn config() -> Config {
     Config {
-        node: "node-0".into(),
-        identity: Identity {
-            handle: KeyHandle(1),
-            public_key: PublicKey([255; 32]),
-        },
-        cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: Vec::new(),
-        device: "meshd0".into(),
-        listen_port: 51820,
-        endpoints: Endpoints::InternalIp,
-        mark: Mark {
-            value: 0x1000_0000,
-            mask: 0x1000_0000,
-        },
-        route_table: 1090,
-        rule_priority: 1090,
-        mtu: None,
         resync: Duration::from_millis(100),
-        address_rest: Duration::from_secs(1),
         allow_unnamed_pods: true,
+        ..script::config(PublicKey([255; 32]))
     }
 }
 

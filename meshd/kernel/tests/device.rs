@@ -273,8 +273,7 @@ fn what_another_hand_changes_is_told_unasked() {
         node.firewall().await;
         node.apply(SetDevice(device())).await;
         node.apply(SetPeer(peer())).await;
-        // Until all has settled that our own hand stirred up.
-        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        node.settle().await;
         let before = node.observe().await;
 
         // A counter is no news.

@@ -10,8 +10,11 @@ use meshd_model::kernel::Firewall;
 use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule, RuleInfo};
 use nlink::{Connection, Nftables};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Inbox, Node, Sandbox, add_addresses, firewall, neighbour, node, pod, pod_entries, send};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+use support::{
+    BRIEFLY, Inbox, Node, PATIENCE, Sandbox, add_addresses, firewall, neighbour, node, pod, pod_entries, send,
+};
 
 /// The pod's, the node's overlay, an absent pod's and the neighbour's address, in both families.
 const FAMILIES: [[&str; 4]; 2] = [
@@ -42,22 +45,21 @@ async fn site(node: &mut Node) -> Site {
     node.conn.add_route(v4.dev("eth0")).await.unwrap();
     let v6 = nlink::netlink::route::Ipv6Route::default_route().gateway("2001:db8::2".parse().unwrap());
     node.conn.add_route(v6.dev("eth0")).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     Site {
         pod: pod_ns,
         neighbour,
     }
 }
 
-/// Every way a plaintext packet could take; which of them arrive.
-fn arrivals(site: &Site) -> Vec<String> {
+/// Every way a plaintext packet could take; which of them arrive in so long.
+fn arrivals(site: &Site, patience: Duration) -> Vec<String> {
     let mut arrived = Vec::new();
     for [pod, node, absent, neighbour] in FAMILIES {
         let any = if pod.starts_with('[') { "[::]" } else { "0.0.0.0" };
         let mut attempt = |what: String, inbox: Inbox, send: &dyn Fn(&str)| {
             let port = inbox.port();
             send(&port);
-            if inbox.next().is_some() {
+            if inbox.next(patience).is_some() {
                 arrived.push(what);
             }
         };
@@ -120,12 +122,12 @@ fn arrivals(site: &Site) -> Vec<String> {
 fn plaintext_passes_in_no_direction_and_all_of_it_without_the_table() {
     node("plaintext_passes_in_no_direction", |mut node| async move {
         let site = site(&mut node).await;
-        assert_eq!(arrivals(&site), Vec::<String>::new());
+        assert_eq!(arrivals(&site, BRIEFLY), Vec::<String>::new());
 
         // The control: what is tried does arrive where nothing forbids it.
         let nft = Connection::<Nftables>::new().unwrap();
         nft.del_table("meshd", Family::Inet).await.unwrap();
-        assert_eq!(arrivals(&site).len(), 14);
+        assert_eq!(arrivals(&site, PATIENCE).len(), 14);
     });
 }
 
@@ -217,11 +219,11 @@ fn what_is_translated_passes() {
             let inbox = Inbox::within(&site.neighbour, any);
             let (from, to) = (format!("{pod}:0"), format!("{neighbour}:{}", inbox.port()));
             site.pod.run(move || send(&from, &to));
-            assert_eq!(inbox.next(), Some(own.parse().unwrap()));
+            assert_eq!(inbox.next(PATIENCE), Some(own.parse().unwrap()));
             // Translated or not, nothing goes out to a pod's address.
             let (from, to) = (format!("{pod}:0"), format!("{absent}:{}", inbox.port()));
             site.pod.run(move || send(&from, &to));
-            assert_eq!(inbox.next(), None);
+            assert_eq!(inbox.next(BRIEFLY), None);
             // Answers to what was translated come back.
             let any = any.to_owned();
             let echo = site
@@ -240,16 +242,16 @@ fn a_pod_sends_as_itself_only() {
         let other = Sandbox::new();
         node.apply(AttachPod(pod(&other, 3))).await;
         let inboxes = || [Inbox::at("0.0.0.0:0"), Inbox::at("[::]:0")];
-        let try_as = |sources: [&str; 2]| {
+        let arrive = |sources: [&str; 2], patience| {
             let inboxes = inboxes();
             for ((source, [_, node, ..]), inbox) in sources.into_iter().zip(FAMILIES).zip(&inboxes) {
                 let (from, to) = (format!("{source}:0"), format!("{node}:{}", inbox.port()));
                 site.pod.run(move || send(&from, &to));
             }
-            inboxes.map(|inbox| inbox.next().is_some())
+            inboxes.map(|inbox| inbox.next(patience).is_some())
         };
         let own = ["10.244.1.2", "[fd00:244:0:1::2]"];
-        assert_eq!(try_as(own), [true, true]);
+        assert_eq!(arrive(own, PATIENCE), [true, true]);
 
         let foreign = [
             "10.244.1.3/32",
@@ -260,30 +262,30 @@ fn a_pod_sends_as_itself_only() {
         site.pod
             .netlink(move |conn| async move { add_addresses(&conn, "eth0", &foreign).await });
         assert_eq!(
-            try_as(["10.244.1.3", "[fd00:244:0:1::3]"]),
+            arrive(["10.244.1.3", "[fd00:244:0:1::3]"], BRIEFLY),
             [false, false],
             "another pod's address"
         );
         assert_eq!(
-            try_as(["192.0.2.77", "[2001:db8::77]"]),
+            arrive(["192.0.2.77", "[2001:db8::77]"], BRIEFLY),
             [false, false],
             "an address of nobody's"
         );
-        assert_eq!(try_as(own), [true, true]);
+        assert_eq!(arrive(own, PATIENCE), [true, true]);
 
         set_mac(&site.pod, MacAddr([2, 0, 0, 0, 2, 3]));
-        assert_eq!(try_as(own), [false, false], "another pod's MAC");
+        assert_eq!(arrive(own, BRIEFLY), [false, false], "another pod's MAC");
         set_mac(&site.pod, MacAddr([2, 0, 0, 0, 2, 2]));
         // With the MAC the pod's neighbour entries went: attaching again brings them back.
         node.apply(AttachPod(pod(&site.pod, 2))).await;
-        assert_eq!(try_as(own), [true, true]);
+        assert_eq!(arrive(own, PATIENCE), [true, true]);
 
         // A pod that is detached from the table only: its entries are what lets it send.
         let nft = Connection::<Nftables>::new().unwrap();
         for set in ["pods4", "pods6"] {
             flush_set(&nft, set).await;
         }
-        assert_eq!(try_as(own), [false, false]);
+        assert_eq!(arrive(own, BRIEFLY), [false, false]);
         assert!(!node.observe().await.pod_links["mshp2"].guarded);
     });
 }
@@ -326,36 +328,43 @@ fn while_the_table_is_replaced_nothing_leaks_and_nothing_is_lost() {
         let to_pod = format!("10.244.1.2:{}", inbox.port());
         let echo = support::spawn_echo(std::net::UdpSocket::bind("10.244.1.1:0").unwrap());
         let done = Arc::new(AtomicBool::new(false));
-        let (stop_leaks, stop_asking) = (done.clone(), done.clone());
+        let (sent, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (leaks, asking) = (site.neighbour.try_clone(), site.pod.try_clone());
+        let (stop, count) = (done.clone(), sent.clone());
         let leaks = std::thread::spawn(move || {
             leaks.run(move || {
-                let mut sent = 0;
-                while !stop_leaks.load(Ordering::Relaxed) {
+                while !stop.load(Relaxed) {
                     send("192.0.2.2:0", &to_pod);
-                    sent += 1;
+                    count.fetch_add(1, Relaxed);
                 }
-                sent
-            })
+            });
         });
+        let (stop, count) = (done.clone(), asked.clone());
         let asking = std::thread::spawn(move || {
             asking.run(move || {
-                let (mut asked, mut answered) = (0, 0);
-                while !stop_asking.load(Ordering::Relaxed) {
-                    asked += 1;
+                let mut answered = 0;
+                while !stop.load(Relaxed) {
                     answered += usize::from(support::ask(echo));
+                    count.fetch_add(1, Relaxed);
                 }
-                (asked, answered)
+                answered
             })
         });
-        for _ in 0..50 {
+        let mut replaced = 0;
+        while replaced < 50 || sent.load(Relaxed).min(asked.load(Relaxed)) < 100 {
             node.firewall().await;
+            replaced += 1;
         }
-        done.store(true, Ordering::Relaxed);
-        let (sent, (asked, answered)) = (leaks.join().unwrap(), asking.join().unwrap());
-        assert!(sent > 100 && asked > 100, "{sent} sent, {asked} asked");
-        assert_eq!(inbox.next(), None, "of {sent} in plaintext");
-        assert_eq!(answered, asked);
+        done.store(true, Relaxed);
+        leaks.join().unwrap();
+        let answered = asking.join().unwrap();
+        assert_eq!(
+            inbox.next(BRIEFLY),
+            None,
+            "of {} in plaintext",
+            sent.load(Relaxed)
+        );
+        assert_eq!(answered, asked.load(Relaxed));
     });
 }
 

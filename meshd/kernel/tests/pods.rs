@@ -7,7 +7,9 @@ use meshd_model::kernel::{PodLink, PodLinkState, Route, RouteTarget, TABLE_MAIN,
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::link::VethLink;
 use std::collections::BTreeMap;
-use support::{Node, Sandbox, ask, node, pod, pod_entries, socket, spawn_echo, stale_netns};
+use support::{
+    BRIEFLY, Node, Sandbox, ask, ask_within, node, pod, pod_entries, socket, spawn_echo, stale_netns,
+};
 
 async fn with_device(node: &mut Node) {
     node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
@@ -127,7 +129,7 @@ fn attaching_again_repairs_what_differs_and_keeps_the_rest() {
         node.conn.set_link_down_by_index(host).await.unwrap();
         sandbox.netlink(|conn| async move { conn.flush_addresses("eth0").await.unwrap() });
         sandbox.echo("[::]:7000");
-        assert!(!ask(socket(link.addresses[0], 7000)));
+        assert!(!ask_within(socket(link.addresses[0], 7000), BRIEFLY));
         link.mtu = 1380;
         node.apply(AttachPod(link.clone())).await;
         assert_eq!(index(&node, "mshp2").await, host, "the link is the same");

@@ -119,12 +119,11 @@ fn routes_of_others_are_left_alone() {
 fn a_route_that_another_hand_removes_is_told_unasked() {
     node("a_route_that_another_hand_removes", |mut node| async move {
         with_device(&node).await;
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        node.settle().await;
         let before = node.observe().await;
         let ours = route("10.244.2.0/24", "10.244.1.1", 1420);
         node.apply(SetRoute(ours)).await;
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-        while node.driver.events.try_recv().is_ok() {}
+        node.settle().await;
         let by_hand = Ipv4Route::new([10, 244, 2, 0].into(), 24)
             .dev(DEVICE)
             .metric(100)

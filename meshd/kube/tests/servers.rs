@@ -79,8 +79,7 @@ fn on_kubernetes(body: Body) -> Result<Completion, Failed> {
         }
         Err(Trouble::Failed(why)) => Err(why.clone().into()),
         Err(Trouble::Unable(reason)) => {
-            let required = std::env::var("MESHD_REQUIRE_ARMS").unwrap_or_default();
-            if required.split(',').any(|arm| arm.trim() == "kubernetes") {
+            if meshd_skip::is_required("kubernetes") {
                 return Err(
                     format!("MESHD_REQUIRE_ARMS names kubernetes, which cannot run: {reason}").into(),
                 );

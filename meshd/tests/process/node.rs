@@ -31,12 +31,8 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + S
             });
         }
         Err(error) => {
-            let arms = std::env::var("MESHD_REQUIRE_ARMS").unwrap_or_default();
-            assert!(
-                !arms.split(',').any(|arm| arm == "netns"),
-                "{name} cannot run: {error}"
-            );
-            eprintln!("skipped {name}: {error} (it needs root, or a user namespace that maps it)");
+            let reason = format_args!("{error} (it needs root, or a user namespace that maps it)");
+            meshd_skip::skip_on("netns", &name, reason);
         }
     };
     if let Err(panic) = std::thread::spawn(body).join() {

@@ -3,7 +3,7 @@
 mod script;
 
 use meshd::record::{
-    Options, Record, ReplayError, Segment, Tail, read_segment, replay, replay_path, segments,
+    Options, Record, ReplayError, Segment, Tail, flush_all, read_segment, replay, replay_path, segments,
 };
 use meshd_core::{Action, Event, KubeEvent};
 use meshd_model::PublicKey;
@@ -168,7 +168,7 @@ fn segments_rotate_the_oldest_goes_and_each_replays_alone_and_with_the_next() {
         script.add_and_delete(&format!("pod-{n}"));
         // The writer asks for a new segment when it has seen that the old one is full.
         if n % 5 == 0 {
-            std::thread::sleep(Duration::from_millis(2));
+            flush_all(Duration::from_secs(10));
         }
     }
     drop(script);

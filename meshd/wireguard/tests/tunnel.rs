@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::traffic::{echo, overlay, passes, stream};
-use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, setup, skip};
+use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, setup};
 
 /// Both families, small and large, TCP both ways.
 fn exchange(lab: &Lab) {
@@ -150,7 +150,7 @@ fn boringtun_cli_understands_us() {
     const NAME: &str = "boringtun_cli_understands_us";
     let program = match boringtun() {
         Ok(program) => program,
-        Err(reason) => return skip(NAME, "boringtun", &reason),
+        Err(reason) => return meshd_skip::skip_on("boringtun", NAME, reason),
     };
     isolated(NAME, move |lab| {
         let ours = Process::start(&lab.a);

@@ -71,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "meshd",
         ],
     ),
+    ("meshd-skip", &[]),
     ("meshd-workspace-tests", &[]),
 ];
 

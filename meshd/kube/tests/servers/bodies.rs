@@ -265,7 +265,7 @@ pub(crate) async fn the_end_of_an_outage_is_told_whichever_watch_had_it(mut serv
         server.way.refuse().await;
         server.way.cut_one(which);
         which += 1;
-        mirror.rest(Duration::from_millis(500)).await;
+        mirror.rest_until(Duration::from_secs(2), |k| !k.reachable).await;
         server.way.mend().await;
         mirror.until("the end of the outage", |k| k.reachable).await;
     }

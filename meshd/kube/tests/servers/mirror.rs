@@ -76,8 +76,15 @@ impl Mirror {
 
     /// Takes events for a while.
     pub(crate) async fn rest(&mut self, time: Duration) {
+        self.rest_until(time, |_| false).await;
+    }
+
+    /// Takes events for a while, or until the condition holds.
+    pub(crate) async fn rest_until(&mut self, time: Duration, condition: impl Fn(&Known) -> bool) {
         let deadline = Instant::now() + time;
-        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, self.events.recv()).await {
+        while !condition(&self.known)
+            && let Ok(Some(event)) = tokio::time::timeout_at(deadline, self.events.recv()).await
+        {
             self.known.take(event);
         }
     }

@@ -13,7 +13,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nlink::netlink::link::VethLink;
 use nlink::{Connection, Route};
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -25,22 +24,14 @@ pub fn isolated(name: &str, test: impl FnOnce(Lab) + Send + 'static) {
     let shown = name.to_owned();
     let body = move || match isolate() {
         Ok(()) => test(Lab::new()),
-        Err(reason) => skip(
-            &shown,
-            "netns",
-            &format!("{reason} (it needs root, or a user namespace that maps it)"),
-        ),
+        Err(reason) => {
+            let reason = format_args!("{reason} (it needs root, or a user namespace that maps it)");
+            meshd_skip::skip_on("netns", &shown, reason);
+        }
     };
     if let Err(panic) = std::thread::spawn(body).join() {
         std::panic::resume_unwind(panic);
     }
-}
-
-/// Says on standard error, past the test harness, that a test did not run; an error where its arm is required.
-pub fn skip(name: &str, arm: &str, reason: &str) {
-    let required = std::env::var("MESHD_REQUIRE_ARMS").is_ok_and(|arms| arms.split(',').any(|a| a == arm));
-    assert!(!required, "{name} cannot run: {reason}");
-    let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
 }
 
 fn isolate() -> Result<(), String> {
