@@ -196,6 +196,11 @@ impl NodeAgent {
     fn handle_kernel(&mut self, now: Now, event: KernelEvent) {
         match event {
             KernelEvent::Observed(state) => {
+                if state.device != self.observed.device {
+                    // What failed on the device as it was, may not on the one that is there now: a device's process
+                    // that is started after an hour is set up at once, whatever the back-off has come to.
+                    self.ops.succeeded(&Resource::Device);
+                }
                 self.observed.replace(*state);
                 self.ops.end_any(&Resource::Kernel);
                 self.ops.succeeded(&Resource::Kernel);

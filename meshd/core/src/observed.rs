@@ -148,6 +148,7 @@ impl Observed {
             mtu: device.mtu,
             addresses: device.addresses.clone(),
             up: true,
+            forwards: true,
         });
     }
 

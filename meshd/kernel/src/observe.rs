@@ -80,6 +80,7 @@ async fn observe_device(
             .map(|(address, _)| address)
             .collect(),
         up: link.is_up(),
+        forwards: device::forwards(&config.device),
     };
     (Some(state), tunnel.peers)
 }

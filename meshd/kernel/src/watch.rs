@@ -24,8 +24,9 @@ const SHARE: u32 = 20;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// RTNLGRP_* of linux/rtnetlink.h as a mask: links, addresses, routes and rules of both families.
-const ROUTE_GROUPS: u32 = group(1) | group(5) | group(7) | group(8) | group(9) | group(11) | group(19);
+/// RTNLGRP_* of linux/rtnetlink.h as a mask: links; addresses, routes, rules and parameters of both families.
+const ROUTE_GROUPS: u32 =
+    group(1) | group(5) | group(7) | group(8) | group(9) | group(11) | group(19) | group(24) | group(25);
 /// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
 const NFTABLES_GROUPS: u32 = group(7);
 
@@ -144,12 +145,20 @@ fn only_from(mut messages: &[u8], own: u32) -> bool {
 }
 
 /// Holds a connection to the device's socket: that it ends says that the process restarted or died, and lost its keys
-/// and peers. A server that ends idle connections is asked less and less often.
+/// and peers; that there is one again, that it can be given them. A server that ends idle connections is asked less and
+/// less often.
 async fn watch_device(client: UapiClient, change: Arc<Notify>) {
     let mut pause = RETRY_MIN;
+    let mut was_away = false;
     loop {
         let began = Instant::now();
-        let ended = client.until_gone().await.is_ok();
+        let is_there = || {
+            if was_away {
+                change.notify_one();
+            }
+        };
+        let ended = client.until_gone(is_there).await.is_ok();
+        was_away = !ended;
         if ended {
             change.notify_one();
         }

@@ -158,6 +158,7 @@ fn the_device_is_keyed_addressed_and_up() {
             mtu: 1420,
             addresses: device().addresses,
             up: true,
+            forwards: true,
         };
         assert_eq!(node.observe().await.device, Some(expected));
         for (key, value) in [
@@ -283,6 +284,13 @@ fn what_another_hand_changes_is_told_unasked() {
 
         node.conn.set_link_mtu(DEVICE, 1300).await.unwrap();
         assert_eq!(node.unasked().await.device.unwrap().mtu, 1300);
+
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{key}"), "0").unwrap();
+            assert!(!node.unasked().await.device.unwrap().forwards, "{key}");
+            std::fs::write(format!("/proc/sys/net/{key}"), "1").unwrap();
+            assert!(node.unasked().await.device.unwrap().forwards, "{key}");
+        }
 
         let nft = nlink::Connection::<nlink::Nftables>::new().unwrap();
         nft.del_table("meshd", nlink::netlink::nftables::Family::Inet)

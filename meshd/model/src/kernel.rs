@@ -195,6 +195,8 @@ pub struct DeviceState {
     pub addresses: BTreeSet<IpAddr>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether the node forwards packets, and filters on the device by reverse path, as meshd has set it.
+    pub forwards: bool,
 }
 
 /// A peer as observed.

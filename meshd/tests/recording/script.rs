@@ -237,6 +237,7 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
                 mtu: device.mtu,
                 addresses: device.addresses,
                 up: true,
+                forwards: true,
             });
         }
         KernelOp::SetPeer(peer) => {

@@ -148,6 +148,7 @@ impl Kernel {
         self.device.mtu = device.mtu;
         self.device.addresses.clone_from(&device.addresses);
         self.device.up = true;
+        self.device.forwards = true;
         Ok(())
     }
 

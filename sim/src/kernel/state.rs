@@ -14,6 +14,7 @@ pub(crate) fn bare_device() -> DeviceState {
         mtu: 1420,
         addresses: BTreeSet::new(),
         up: false,
+        forwards: false,
     }
 }
 

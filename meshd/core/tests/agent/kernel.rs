@@ -52,6 +52,7 @@ impl Kernel {
                     mtu: device.mtu,
                     addresses: device.addresses.clone(),
                     up: true,
+                    forwards: true,
                 });
             }
             KernelOp::SetPeer(peer) => self.set_peer(peer)?,

@@ -3,6 +3,7 @@
 use crate::world::{World, key, node};
 use meshd_core::KubeEvent;
 use meshd_model::LeasePhase;
+use meshd_model::kernel::DeviceState;
 use std::time::Duration;
 
 #[test]
@@ -20,6 +21,53 @@ fn a_restart_finds_everything_as_it_left_it() {
     assert!(world.agent.is_ready());
     let second = world.add("second").unwrap();
     assert_ne!(second.ips, added.ips);
+}
+
+#[test]
+fn a_device_that_comes_back_after_long_is_set_up_at_once() {
+    let mut world = World::ready(2);
+    let there = world.kernel.state.device.clone().unwrap();
+    // Its process was killed: the interface is there, and nobody answers for it.
+    let deaf = DeviceState {
+        public_key: None,
+        listen_port: 0,
+        fwmark: 0,
+        ..there.clone()
+    };
+    world.kernel.state.device = Some(deaf.clone());
+    world.kernel.state.peers.clear();
+    world.kernel.failing = Some(("SetDevice".into(), 111));
+    world.observe();
+    world.run();
+    world.wait(Duration::from_secs(600));
+    assert!(!world.agent.is_ready());
+
+    world.kernel.failing = None;
+    world.kernel.state.device = Some(DeviceState {
+        listen_port: 40_000,
+        ..deaf
+    });
+    world.observe();
+    world.run();
+    assert_eq!(world.kernel.state.device, Some(there));
+    assert_eq!(world.kernel.state.peers.len(), 2);
+    assert!(world.agent.is_ready());
+}
+
+#[test]
+fn a_node_that_is_made_to_forward_nothing_is_mended() {
+    let mut world = World::ready(1);
+    world.kernel.state.device.as_mut().unwrap().forwards = false;
+    world.forget_done();
+    world.observe();
+    world.run();
+    assert!(
+        world.done.iter().any(|d| d.contains("device")),
+        "{:?}",
+        world.done
+    );
+    assert!(world.kernel.state.device.as_ref().unwrap().forwards);
+    world.assert_quiescent();
 }
 
 #[test]

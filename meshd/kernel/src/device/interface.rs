@@ -66,6 +66,17 @@ pub(crate) fn global(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     Some((*address, message.prefix_len()))
 }
 
+/// Whether the parameters without which nothing passes are still as [`sysctls`] has set them: `sysctl --system` and
+/// tools that harden a node turn forwarding off. What cannot be read is taken to be right.
+pub(crate) fn forwards(name: &str) -> bool {
+    let is = |key: &str, wanted: &str| sysctl::get(key).map_or(true, |value| value == wanted);
+    is("ipv4/ip_forward", "1")
+        && is(&format!("ipv4/conf/{name}/forwarding"), "1")
+        && is(&format!("ipv4/conf/{name}/rp_filter"), "2")
+        && is("ipv6/conf/all/forwarding", "1")
+        && is(&format!("ipv6/conf/{name}/forwarding"), "1")
+}
+
 /// Forwarding on, and reverse path filtering loose on the device: a peer's own addresses come in by it and are routed
 /// by it for pods only. The larger of `all` and the device is in force, so loose (2) wins over a strict `all`.
 fn sysctls(name: &str, ipv6: bool) -> Result<()> {

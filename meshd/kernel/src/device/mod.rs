@@ -13,7 +13,7 @@ use nlink::{Connection, Route};
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
-pub(crate) use interface::global;
+pub(crate) use interface::{forwards, global};
 pub(crate) use uapi::Client as UapiClient;
 
 /// What WireGuard itself says of the device.

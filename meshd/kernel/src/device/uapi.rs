@@ -95,9 +95,10 @@ impl Client {
         removed.map_err(|e| e.within(format_args!("remove peer {peer}")))
     }
 
-    /// Connects and waits until the device goes away.
-    pub(crate) async fn until_gone(&self) -> Result<()> {
+    /// Connects, says so, and waits until the device goes away.
+    pub(crate) async fn until_gone(&self, connected: impl FnOnce()) -> Result<()> {
         let mut stream = self.connect().await?;
+        connected();
         let read = stream.read(&mut [0; 1]).await;
         read.map(drop)
             .doing(|| format!("wait on {}", self.socket.display()))
