@@ -43,10 +43,8 @@ fn run() -> Result<std::convert::Infallible> {
 /// The plugin: static, so that it runs on any host whose runtime starts it, unless this machine cannot link so.
 fn plugin() -> Result<Programs> {
     let base = ["rustc", "--package=meshd-cni", "--bin=meshd-cni"];
-    // Its own target folder: with other flags in the same one, each build would undo the other's.
-    let apart = target_folder()?.join("static-plugin");
-    let apart = format!("--target-dir={}", apart.display());
-    let linked = [&base[..], &[&apart, "--", "-C", "target-feature=+crt-static"]].concat();
+    // Only the plugin itself is built with other flags: what it depends on is shared.
+    let linked = [&base[..], &["--", "-C", "target-feature=+crt-static"]].concat();
     match has_static_libc() {
         true => build(&linked),
         false => {
