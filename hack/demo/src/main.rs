@@ -34,10 +34,17 @@ fn run() -> Result<std::convert::Infallible> {
     let meshctl = folder.join("meshctl");
     let error = Command::new(&meshctl)
         .arg("demo")
-        .args(std::env::args_os().skip(1))
+        .args(passed_on(std::env::args_os().skip(1)))
         .env("MESHD_BIN_DIR", &folder)
         .exec();
     Err(error).with_context(|| format!("run {}", meshctl.display()))
+}
+
+/// The alias ends with `--` for cargo already: one more, as people write it, is not for meshctl either.
+fn passed_on(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut arguments = arguments.peekable();
+    arguments.next_if(|first| first == "--");
+    arguments
 }
 
 /// The plugin: static, so that it runs on any host whose runtime starts it, unless this machine cannot link so.
@@ -131,6 +138,15 @@ fn together(programs: &Programs) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_are_passed_on_with_and_without_dashes() {
+        let of = |given: &[&str]| -> Vec<OsString> { passed_on(given.iter().map(OsString::from)).collect() };
+        assert_eq!(of(&["--json"]), ["--json"]);
+        assert_eq!(of(&["--", "--json"]), ["--json"]);
+        assert_eq!(of(&["--nodes", "5", "--"]), ["--nodes", "5", "--"]);
+        assert!(of(&["--"]).is_empty());
+    }
 
     #[test]
     fn programs_are_read_from_cargos_messages() {
