@@ -2,6 +2,7 @@
 
 use meshd_model::NodeName;
 use meshd_model::status::Status;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,6 +64,16 @@ pub enum ProbeKind {
     Udp,
     /// A payload there and back over TCP, compared.
     Tcp,
+}
+
+impl fmt::Display for ProbeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProbeKind::Icmp => "ICMP",
+            ProbeKind::Udp => "UDP",
+            ProbeKind::Tcp => "TCP",
+        })
+    }
 }
 
 /// One try. Payloads begin with the marker that the underlay's capture looks for.

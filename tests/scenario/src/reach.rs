@@ -150,7 +150,7 @@ impl Run<'_> {
             .flatten()
             .collect();
         self.doing(format!(
-            "{} of {all} pairs of pods, by ICMP and {:?}",
+            "{} of {all} pairs of pods, by ICMP and {}",
             pairs.len(),
             kinds[1]
         ));
@@ -295,7 +295,7 @@ fn between(from: &Pod, to: &Pod, kind: ProbeKind, payload: usize) -> Vec<Probe> 
 
 fn describe(probe: &Probe, outcome: &Outcome) -> String {
     format!(
-        "{} to {} by {:?}: {outcome:?}",
+        "{} to {} by {}: {outcome:?}",
         probe.from.name(),
         probe.to,
         probe.kind

@@ -86,7 +86,7 @@ pub(crate) fn numbers(proof: &Proof) -> String {
         .numbers
         .iter()
         .map(|(name, count)| match name.as_str() {
-            "microseconds" => format!("{:.2} s", *count as f64 / 1e6),
+            "microseconds" => duration(*count),
             name => format!("{} {count}", name.replace('_', " ")),
         })
         .collect();
@@ -94,5 +94,23 @@ pub(crate) fn numbers(proof: &Proof) -> String {
         String::new()
     } else {
         format!(" ({})", shown.join(", "))
+    }
+}
+
+fn duration(micros: u64) -> String {
+    match micros {
+        0..1_000_000 => format!("{} ms", crate::table::millis(micros)),
+        _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_time_is_not_shown_as_none() {
+        assert_eq!(duration(1029), "1.03 ms");
+        assert_eq!(duration(12_345_678), "12.35 s");
     }
 }
