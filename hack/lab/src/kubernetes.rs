@@ -5,9 +5,25 @@ use anyhow::{Context, Result, anyhow};
 use kube::{Client, Config};
 use meshd_model::NodeName;
 use serde_json::{Value, json};
+use std::fmt;
 
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
+
+/// What the API server answered instead, in its own words; kube's own text says all of it three times.
+#[derive(Debug)]
+struct Denied {
+    code: u16,
+    message: String,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the API server answered {}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Denied {}
 
 /// A client of the API server.
 #[derive(Clone)]
@@ -136,9 +152,7 @@ impl Kubernetes {
 
     async fn delete(&self, path: &str) -> Result<()> {
         match self.call("DELETE", path, "", &Value::Null).await {
-            Err(error) if matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404) => {
-                Ok(())
-            }
+            Err(error) if error.downcast_ref::<Denied>().is_some_and(|d| d.code == 404) => Ok(()),
             outcome => outcome.map(drop),
         }
     }
@@ -156,7 +170,16 @@ impl Kubernetes {
         let request = request
             .body(body)
             .map_err(|e| anyhow!("{method} {path} is no request: {e}"))?;
-        Ok(self.client.request::<Value>(request).await?)
+        self.client
+            .request::<Value>(request)
+            .await
+            .map_err(|error| match error {
+                kube::Error::Api(status) => anyhow!(Denied {
+                    code: status.code,
+                    message: status.message,
+                }),
+                error => anyhow!(error),
+            })
     }
 }
 

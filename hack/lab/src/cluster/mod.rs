@@ -203,6 +203,11 @@ impl Cluster {
         if self.pods.contains_key(name) {
             bail!("there is a pod {name} already");
         }
+        // Before anything is made that would have to be taken down.
+        self.node(node)?;
+        if self.nodes.iter().any(|n| n.name.0 == name) {
+            bail!("{name} is the name of a node: give the pod another");
+        }
         let uid = self.kubernetes.create_pod(node, name).await?;
         self.containers += 1;
         let (netns, echo) = pod::sandbox(&format!("cni-{name}-{}", self.containers)).await?;
