@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use meshd_scenario::{Progress, Proof, Report, Scenario};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,6 +64,16 @@ impl From<Progress<'_>> for Event {
     }
 }
 
+/// What a run that did not come to its end has left on the machine, one line each: the context of its error.
+#[derive(Debug)]
+pub struct Left(pub Vec<String>);
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left on the machine: {}", self.0.join("; "))
+    }
+}
+
 /// Runs the scenario in a new sandbox, whose logs go to `folder`, and looks afterwards for what is left on the
 /// machine: that is the report's last proof.
 pub fn run(order: &Order, folder: &Path, tell: &mut dyn FnMut(Event)) -> Result<Report, StartError> {
@@ -78,7 +89,12 @@ pub fn run(order: &Order, folder: &Path, tell: &mut dyn FnMut(Event)) -> Result<
     let namespaces = sandbox.namespaces();
     let ended = sandbox.finish();
     if let Some(failure) = ended.failure {
-        return Err(StartError::Failed(anyhow::anyhow!(failure)));
+        let error = anyhow::anyhow!(failure);
+        return Err(StartError::Failed(if ended.remains.is_empty() {
+            error
+        } else {
+            error.context(Left(ended.remains))
+        }));
     }
     let mut report = report
         .context("the sandbox ended without a report")

@@ -102,6 +102,12 @@ fn namespaces_remedy(errno: Errno) -> String {
             remedies.push(format!("`sudo sysctl user.max_{name}_namespaces=15000`"));
         }
     }
+    // Inside a user namespace of our own the sysctls show its limits; it is those outside that are reached.
+    if remedies.is_empty() && errno == Errno::ENOSPC {
+        return "a limit on namespaces is reached: raise user.max_mnt_namespaces, user.max_pid_namespaces, \
+                user.max_net_namespaces and user.max_ipc_namespaces (`sysctl user` shows them), or run it as root"
+            .to_owned();
+    }
     if remedies.is_empty() {
         return "run it as root with CAP_SYS_ADMIN; inside a container, with --privileged; or look at the sysctls \
                 kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns and \
@@ -152,6 +158,8 @@ mod tests {
         assert!(tun.contains("chmod 0666 /dev/net/tun"), "{tun}");
         let gone = Refusal::new(Step::Tun, Errno::ENOENT).to_string();
         assert!(gone.contains("modprobe tun"), "{gone}");
+        let limit = Refusal::new(Step::Namespaces, Errno::ENOSPC).to_string();
+        assert!(limit.contains("max_net_namespaces"), "{limit}");
         let full = Refusal::new(Step::UserNamespace, Errno::EPERM).to_string();
         assert!(full.contains("a user namespace refused"), "{full}");
         assert!(full.contains("sysctl"), "{full}");

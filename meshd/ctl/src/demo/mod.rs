@@ -8,7 +8,7 @@ use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use meshd_lab::Binaries;
 use meshd_lab::sandbox::{Refusal, StartError};
-use meshd_lab::scenario::{self, Event, Order};
+use meshd_lab::scenario::{self, Event, Left, Order};
 use meshd_scenario::{Progress, Report, Scenario};
 use progress::Display;
 use serde::Serialize;
@@ -49,7 +49,12 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     let ran = scenario::run(&order, logs.folder(), &mut |event| show(&mut display, event));
     display.end();
     if interrupt::happened() {
-        eprintln!("interrupted: everything was taken down");
+        match &ran {
+            Err(StartError::Failed(error)) if error.downcast_ref::<Left>().is_some() => {
+                eprintln!("interrupted: {error:#}");
+            }
+            _ => eprintln!("interrupted: everything was taken down"),
+        }
         return Ok(ExitCode::from(130));
     }
     let outcome = match ran {
