@@ -51,7 +51,7 @@ pub(crate) enum Command {
 /// names.
 #[derive(Args)]
 pub(crate) struct DemoArgs {
-    /// How many nodes.
+    /// How many nodes, 3 to 30.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=30))]
     pub(crate) nodes: u16,
     /// Print one JSON object on standard output instead of tables.
@@ -87,7 +87,8 @@ pub(crate) enum LabCommand {
     /// Runs a program on a node, or in a pod's network namespace.
     ///
     /// The program sees the lab's own /run, with the daemon's socket and the WireGuard device's at their usual
-    /// places, so that `meshctl status` and `wg show` work on a node. The exit status is the program's.
+    /// places, so that `meshctl status` and `wg show` work on a node. The exit status is the
+    /// program's; 127 if there is no such program, 126 if it cannot be run.
     Exec {
         /// A node, or a pod.
         #[arg(value_name = "NODE")]
@@ -105,7 +106,7 @@ pub(crate) enum LabCommand {
 
 #[derive(Args)]
 pub(crate) struct UpArgs {
-    /// How many nodes.
+    /// How many nodes, 1 to 100.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) nodes: u16,
     /// Use the API server of this kubeconfig instead of the embedded one.
@@ -146,7 +147,7 @@ pub(crate) enum PodCommand {
 /// The exit status is 0 only if every proof and every invariant holds.
 #[derive(Args)]
 pub(crate) struct SimArgs {
-    /// How many nodes.
+    /// How many nodes, 3 to 4000.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) nodes: usize,
     /// What all chance comes from.

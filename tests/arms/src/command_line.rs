@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -23,6 +24,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             in_folder(interrupted)
         }),
         trial("netns", "meshctl_lab_goes_up_and_down", || in_folder(lab)),
+        trial("netns", "meshctl_lab_up_that_is_killed_leaves_no_lab", || {
+            in_folder(lab_abandoned)
+        }),
         trial("netns", "meshctl_lab_uses_an_api_server_of_ones_own", || {
             in_folder(own_api_server)
         }),
@@ -155,19 +159,60 @@ fn lab(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// `lab up` is killed while the lab comes up: it goes down, and the next one comes up.
+fn lab_abandoned(folder: &Path) -> Result<()> {
+    let mut child = meshctl(folder, &["lab", "up", "--nodes", "8"])?
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+    lines
+        .find(|l| l.as_ref().is_ok_and(|l| l.contains("starting node-2")))
+        .context("the lab starts no node-2")??;
+    child.kill()?;
+    child.wait()?;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let status = run(folder, &["lab", "status"])?;
+        let said = String::from_utf8_lossy(&status.stderr).into_owned();
+        if said.contains("no lab is up") {
+            break;
+        }
+        ensure!(
+            !status.status.success() && Instant::now() < deadline,
+            "a lab that nobody waits for: {said}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    said(folder, &["lab", "up", "--nodes", "1"])?;
+    said(folder, &["lab", "down"]).map(drop)
+}
+
 fn lab_in_use(folder: &Path) -> Result<()> {
     ensure!(
         !run(folder, &["lab", "up"])?.status.success(),
         "a second lab went up"
     );
     said(folder, &["lab", "pod", "add", "node-1", "web"])?;
+    for wrong in [
+        &["node-9"][..],
+        &["node-1", "web"],
+        &["node-1", "node-2"],
+        &["node-1", "A/b"],
+    ] {
+        let tried = run(folder, &[&["lab", "pod", "add"], wrong].concat())?;
+        let said = String::from_utf8_lossy(&tried.stderr);
+        ensure!(
+            !tried.status.success() && said.lines().count() == 1 && !said.contains("Some("),
+            "{wrong:?}: {said}"
+        );
+    }
+    // What was refused has left nothing that stands in the way of this one's name.
     let pod: Value = serde_json::from_str(&said(folder, &["lab", "pod", "add", "node-2", "--json"])?)?;
     ensure!(pod["addresses"].as_array().is_some_and(|a| a.len() == 2), "{pod}");
-    let program = programs::meshctl()?;
-    let program = program.to_str().context("a path")?;
     let status: Value = serde_json::from_str(&said(
         folder,
-        &["lab", "exec", "node-1", "--", program, "status", "--json"],
+        &["lab", "exec", "node-1", "--", "meshctl", "status", "--json"],
     )?)?;
     ensure!(status["ready"] == true && status["node"] == "node-1", "{status}");
     let failed = run(folder, &["lab", "exec", "web", "--", "sh", "-c", "exit 7"])?;
@@ -175,6 +220,13 @@ fn lab_in_use(folder: &Path) -> Result<()> {
         failed.status.code() == Some(7),
         "the program's exit status became {}",
         failed.status
+    );
+    ensure!(
+        run(folder, &["lab", "exec", "web", "--", "/no/such/program"])?
+            .status
+            .code()
+            == Some(127),
+        "a program that is not there has another exit status than a shell gives"
     );
     ensure!(
         !run(folder, &["lab", "exec", "nobody", "--", "true"])?

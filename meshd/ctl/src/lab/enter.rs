@@ -6,6 +6,7 @@ use meshd_lab::cluster::node::Paths;
 use meshd_model::NodeName;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +14,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 pub(super) fn run(state: &State, site: &str, netns: &Path, command: &[String]) -> Result<ExitCode> {
+    // Inside, /proc tells nothing of this process any more.
+    let path = path_with_own()?;
     join(state.init)?;
     let file = File::open(netns).with_context(|| format!("open {}", netns.display()))?;
     setns(&file, CloneFlags::CLONE_NEWNET)
@@ -23,10 +26,27 @@ pub(super) fn run(state: &State, site: &str, netns: &Path, command: &[String]) -
     let status = Command::new(&command[0])
         .args(&command[1..])
         .env("MESHD_LAB_SITE", site)
-        .status()
-        .with_context(|| format!("run {} on {site}", command[0]))?;
+        .env("PATH", path)
+        .status();
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            // As a shell says it, so that it is not taken for the program's own status.
+            eprintln!("meshctl: run {} on {site}: {error}", command[0]);
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+            return Ok(ExitCode::from(if is_missing { 127 } else { 126 }));
+        }
+    };
     let code = status.code().unwrap_or(128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// So that `meshctl status` works inside also where meshctl is run from the folder that it was built in.
+fn path_with_own() -> Result<OsString> {
+    let own = std::env::current_exe().context("find the own program")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(own.parent().map(Path::to_owned));
+    std::env::join_paths(folders).context("add the own program's folder to PATH")
 }
 
 /// User namespace first, where there is one of its own: it gives the right to join the others.

@@ -1,10 +1,11 @@
 //! Where a user's lab has its folder, and who keeps it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -80,8 +81,22 @@ impl Place {
     pub(crate) fn running(&self) -> Result<State> {
         match self.state() {
             Some(state) if state.is_alive() => self.check().map(|()| state),
+            _ if self.0.exists() && self.lock().is_err() => {
+                bail!("a lab is on its way up or down: try again in a moment")
+            }
             _ => bail!("no lab is up: `meshctl lab up`"),
         }
+    }
+
+    /// Held by the supervisor from its start to its end, however it ends.
+    pub(crate) fn lock(&self) -> Result<Flock<File>> {
+        let folder = File::open(&self.0).with_context(|| format!("open {}", self.0.display()))?;
+        Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            anyhow!(
+                "a lab is on its way up or down already ({}: {errno})",
+                self.0.display()
+            )
+        })
     }
 
     fn state(&self) -> Option<State> {
@@ -94,6 +109,7 @@ impl Place {
             bail!("a lab is up already: `meshctl lab status`, or `meshctl lab down` first");
         }
         self.make()?;
+        let _lock = self.lock()?;
         let entries = fs::read_dir(&self.0).with_context(|| format!("list {}", self.0.display()))?;
         for entry in entries.flatten() {
             let path = entry.path();
@@ -174,6 +190,22 @@ mod tests {
         };
         assert!(!other.is_alive());
         assert!(State::new(u32::MAX, own).is_err());
+    }
+
+    #[test]
+    fn a_lab_on_its_way_up_is_neither_none_nor_swept_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::at(folder.path());
+        let lock = place.lock().unwrap();
+        fs::write(folder.path().join("node-1.log"), "x").unwrap();
+        assert!(place.claim().is_err());
+        assert!(folder.path().join("node-1.log").exists());
+        let said = place.running().unwrap_err().to_string();
+        assert!(said.contains("on its way"), "{said}");
+        drop(lock);
+        place.claim().unwrap();
+        let said = place.running().unwrap_err().to_string();
+        assert!(said.contains("no lab is up"), "{said}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(crate) fn enter() -> Option<ExitCode> {
     match keep() {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
-            say(&Word::Failed(format!("{error:#}")));
+            let _ = say(&Word::Failed(format!("{error:#}")));
             eprintln!("{error:#}");
             Some(ExitCode::FAILURE)
         }
@@ -77,10 +77,12 @@ pub(crate) fn enter() -> Option<ExitCode> {
 }
 
 /// Whoever started us may be gone, once the lab is up.
-fn say(word: &Word) {
-    let mut text = serde_json::to_string(word).unwrap_or_default();
+fn say(word: &Word) -> std::io::Result<()> {
+    let mut text = serde_json::to_string(word)?;
     text.push('\n');
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 fn keep() -> Result<()> {
@@ -93,6 +95,7 @@ fn keep() -> Result<()> {
     // The terminal's signals are not for us, and its end is not ours.
     nix::unistd::setsid().context("begin a session")?;
     let place = Place::at(&job.folder);
+    let _lock = place.lock()?;
     if let Some((host, port)) = &job.api_server {
         start_relay(&job.folder, host.clone(), *port)?;
     }
@@ -101,14 +104,20 @@ fn keep() -> Result<()> {
         Err(StartError::Refused(refusal)) => bail!("{refusal}"),
         Err(StartError::Failed(error)) => return Err(error),
     };
+    let mut is_up = false;
     while let Some(message) = sandbox.message() {
         match serde_json::from_value(message) {
             Ok(Event::Up) => {
                 let init = sandbox.init_pid().context("the sandbox has no init")?;
                 place.write_state(&State::new(std::process::id(), init)?)?;
-                say(&Word::Up);
+                is_up = true;
+                let _ = say(&Word::Up);
             }
-            Ok(Event::Doing(what)) => say(&Word::Doing(what)),
+            // Whoever gave up waiting wants no lab: nobody could take down what is half up.
+            Ok(Event::Doing(what)) if !is_up => {
+                say(&Word::Doing(what)).context("`meshctl lab up` ended before the lab was up")?;
+            }
+            Ok(Event::Doing(_)) => {}
             Err(error) => eprintln!("not understood: {error}"),
         }
     }
