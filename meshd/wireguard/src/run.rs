@@ -26,6 +26,8 @@ const TURN: usize = 16;
 pub(crate) struct Runtime {
     device: Device,
     tun: Tun,
+    /// Index of its interface.
+    tunnel: u32,
     sockets: Sockets,
     fwmark: u32,
     control: Control,
@@ -56,6 +58,8 @@ impl Runtime {
     pub(crate) fn start(args: &Args) -> anyhow::Result<Self> {
         let signals = block_signals()?;
         let tun = Tun::open(&args.ifname, !args.no_offload)?;
+        let tunnel = nix::net::if_::if_nametoindex(args.ifname.as_str())
+            .with_context(|| format!("look for the interface {}", args.ifname))?;
         let sockets = Sockets::bind(0, 0).context("bind a UDP port for WireGuard")?;
         let mut device = Device::new(None, seed()?, clock::now());
         device.set_mtu(tun.mtu()?);
@@ -65,6 +69,7 @@ impl Runtime {
         Ok(Self {
             device,
             tun,
+            tunnel,
             sockets,
             fwmark: 0,
             control,
@@ -162,9 +167,16 @@ impl Runtime {
     fn network_to_tun(&mut self, family: Family) {
         for _ in 0..TURN {
             let now = clock::now();
-            let (device, dropped) = (&mut self.device, &mut self.dropped);
-            let received = self.sockets.receive(family, |from, datagram| {
-                if let Err(reason) = device.handle_datagram(now, from, datagram) {
+            let (device, dropped, tunnel) = (&mut self.device, &mut self.dropped, self.tunnel);
+            let received = self.sockets.receive(family, |from, interface, datagram| {
+                // A peer that sent to us through the tunnel would have its endpoint there: each packet to it would
+                // come back to be sent once more, larger each time, for ever.
+                let handled = if interface == Some(tunnel) {
+                    Err(DropReason::Looped)
+                } else {
+                    device.handle_datagram(now, from, datagram)
+                };
+                if let Err(reason) = handled {
                     *dropped.entry(reason).or_default() += 1;
                 }
             });

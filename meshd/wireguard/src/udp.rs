@@ -83,11 +83,12 @@ impl Sockets {
         }
     }
 
-    /// Receives once and gives each datagram to `handle`; whether there was any.
+    /// Receives once and gives each datagram to `handle`, with the index of the interface that it came by; whether
+    /// there was any.
     pub(crate) fn receive(
         &mut self,
         family: Family,
-        mut handle: impl FnMut(SocketAddr, &mut [u8]),
+        mut handle: impl FnMut(SocketAddr, Option<u32>, &mut [u8]),
     ) -> io::Result<bool> {
         let endpoint = match family {
             Family::V4 => &self.v4,
@@ -108,7 +109,7 @@ impl Sockets {
         for (buffer, meta) in self.buffers.iter_mut().zip(&self.metas).take(count) {
             let glued = &mut buffer[..meta.len.min(DATAGRAM_MAX)];
             for datagram in glued.chunks_mut(meta.stride.max(1)) {
-                handle(meta.addr, datagram);
+                handle(meta.addr, meta.interface_index, datagram);
             }
         }
         Ok(true)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::traffic::{echo, overlay, passes, stream};
-use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, setup};
+use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, meshd_wg_at, setup};
 
 /// Both families, small and large, TCP both ways.
 fn exchange(lab: &Lab) {
@@ -59,6 +59,51 @@ fn both_families_pass_without_offload() {
         "both_families_pass_without_offload",
         carries_both_families(false, args),
     );
+}
+
+/// A peer whose endpoint lay in the tunnel would have every packet to it encrypted again and again.
+#[test]
+fn a_peer_that_sends_through_the_tunnel_does_not_move_into_it() {
+    isolated("a_peer_that_sends_through_the_tunnel", |lab| {
+        let devices = [Process::start(&lab.a), Process::start(&lab.b)];
+        for (device, node) in devices.iter().zip([&lab.a, &lab.b]) {
+            device.set(&setup(node, false));
+            node.overlay();
+        }
+        exchange(&lab);
+        let before = devices[0].get("endpoint");
+        let sockets = lab.path().join("evil");
+        let mut evil = meshd_wg_at(&sockets, &["--foreground"]);
+        // The last argument is the interface: another one, with the peer's own key.
+        evil = {
+            let mut other = Command::new(evil.get_program());
+            let args: Vec<_> = evil.get_args().collect();
+            other
+                .args(&args[..args.len() - 1])
+                .arg("evil0")
+                .stdin(Stdio::null());
+            other
+        };
+        let evil = Process::spawn(&lab.b, evil, sockets.join("evil0.sock"));
+        // Initiations of one peer count only where they are not close together.
+        std::thread::sleep(Duration::from_millis(100));
+        for endpoint in overlay(1).map(|address| std::net::SocketAddr::new(address, support::port(1))) {
+            evil.set(&format!(
+                "set=1\nprivate_key={}\nlisten_port=6666\nreplace_peers=true\npublic_key={}\nendpoint={endpoint}\n\
+                 persistent_keepalive_interval=1\n\n",
+                support::keys(2).0,
+                support::keys(1).1,
+            ));
+            std::thread::sleep(Duration::from_millis(300));
+            assert_eq!(evil.get("tx_bytes"), ["148"], "it did try {endpoint}");
+            assert_eq!(devices[0].get("endpoint"), before, "{endpoint}");
+        }
+        let sent = || devices[0].get("tx_bytes")[0].parse::<u64>().unwrap();
+        let then = sent();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(sent() < then + 10_000, "it sends to itself");
+        exchange(&lab);
+    });
 }
 
 #[test]

@@ -94,4 +94,7 @@ pub enum DropReason {
     /// The peer may not send from this source.
     #[error("the source is not in the peer's allowed IPs")]
     SourceNotAllowed,
+    /// The datagram came out of the tunnel. For the driver to tell: see its sockets.
+    #[error("the datagram came out of the tunnel itself")]
+    Looped,
 }
