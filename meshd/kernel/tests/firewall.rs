@@ -441,6 +441,7 @@ const LISTING: &[&str] = &[
     "ingress: iifname \"mshp*\" goto from_pod",
     "ingress: iifname \"lo\" accept",
     "ingress: iifname \"wg0\" accept",
+    "ingress: ip6 saddr ::ffff:0.0.0.0/96 drop",
     "ingress: ip saddr 10.244.0.0/16 counter drop",
     "ingress: ip daddr 10.244.0.0/16 counter drop",
     "ingress: registers",

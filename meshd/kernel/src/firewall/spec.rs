@@ -10,6 +10,7 @@
 //!     iifname "mshp*" goto from_pod
 //!     iifname "lo" accept
 //!     iifname "wg0" accept
+//!     ip6 saddr ::ffff:0.0.0.0/96 drop   # a pod's IPv4 address in IPv6 dress
 //!     ip saddr 10.244.0.0/16 counter drop
 //!     ip daddr 10.244.0.0/16 counter drop  # and the same for each of the cluster's pod CIDRs
 //!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop
@@ -130,6 +131,8 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
         ),
         (INGRESS, when(Field::Iifname, "lo".into()).then(Verdict::Accept)),
         (INGRESS, when(Field::Iifname, device.into()).then(Verdict::Accept)),
+        // A dual-stack socket takes it for the IPv4 address; the kernel lets UDP from there in.
+        (INGRESS, drop_source(Value::Prefix(MAPPED, 96))),
         (EGRESS, when(Field::Oifname, pods()).then(Verdict::Accept)),
         (EGRESS, when(Field::Oifname, "lo".into()).then(Verdict::Accept)),
         (EGRESS, when(Field::Oifname, device.into()).then(Verdict::Accept)),
@@ -215,6 +218,9 @@ fn v6_octets(address: IpAddr) -> Vec<u8> {
 }
 
 const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
+
+/// IPv4 in an IPv6 dress.
+const MAPPED: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0));
 
 fn when(field: Field, value: Value) -> RuleSpec {
     RuleSpec::new().then(Match::eq(field, value))
