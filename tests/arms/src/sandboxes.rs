@@ -254,7 +254,7 @@ async fn probes_are_answered(from: &Netns) -> Result<()> {
         .await;
     ensure!(!matches!(outcome, Outcome::Answered(_)), "nobody has answered");
     let stream = Stream::start(from, v4.into(), Duration::from_millis(2))?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let report = stream.stop().await?;
     ensure!(report.sent > 10 && report.received == report.sent, "{report:?}");
     Ok(())
@@ -269,7 +269,12 @@ async fn neighbour_is_heard(underlay: &Underlay, echo: &Echo, capture: &Capture)
     let (v4, v6) = Plan::node(2);
     for to in [IpAddr::from(v4), IpAddr::from(v6)] {
         let payload = neighbour.send(to, Plan::mac(v4))?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..100 {
+            if echo.heard(&payload) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         ensure!(
             echo.heard(&payload),
             "the neighbour was not heard at {to}: its silence would prove nothing"
@@ -283,8 +288,14 @@ async fn neighbour_is_heard(underlay: &Underlay, echo: &Echo, capture: &Capture)
 fn pods_are_seen(from: &Netns, capture: &Capture) -> Result<()> {
     let pod = Plan::pod_cidrs(7)[0].ip();
     from.run(move || UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", SocketAddr::new(pod, 9)))??;
-    std::thread::sleep(Duration::from_millis(50));
-    let seen = capture.report()?;
+    let mut seen = capture.report()?;
+    for _ in 0..100 {
+        if seen.pod_addresses > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        seen = capture.report()?;
+    }
     ensure!(
         seen.pod_addresses > 0,
         "a packet to {pod} in clear was not seen: {seen:?}"
