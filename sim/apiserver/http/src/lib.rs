@@ -1,5 +1,6 @@
 //! The embedded Kubernetes API server over TCP: HTTP/1.1 without TLS or users, for loopback and namespaces of one's
-//! own. One [`ApiServer`] is shared by all connections; a watch is a chunked body that ends with its connection.
+//! own. One [`ApiServer`](meshd_apiserver::ApiServer) is shared by all connections; a watch is a chunked body that ends
+//! with its connection.
 //!
 //! ```text
 //! connection -> service -> ApiServer::handle -> response
