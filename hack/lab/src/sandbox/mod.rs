@@ -259,12 +259,6 @@ impl Sandbox {
         self.namespaces.len()
     }
 
-    /// Pid of the process to kill if everything must end at once.
-    #[must_use]
-    pub fn launcher_pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits for the end and looks for what is left.
     #[must_use]
     pub fn finish(mut self) -> Ended {
