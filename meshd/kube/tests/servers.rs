@@ -6,8 +6,6 @@
 
 #[path = "servers/bodies.rs"]
 mod bodies;
-#[path = "servers/control_plane.rs"]
-mod control_plane;
 #[path = "servers/embedded.rs"]
 mod embedded;
 #[path = "servers/mirror.rs"]
@@ -19,8 +17,8 @@ mod requests;
 #[path = "servers/server.rs"]
 mod server;
 
-use control_plane::{ControlPlane, Trouble};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use meshd_control_plane::{ControlPlane, Trouble};
 use server::Server;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

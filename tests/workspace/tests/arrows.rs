@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("meshd-skip", &[]),
+    ("meshd-control-plane", &[]),
     ("meshd-workspace-tests", &[]),
 ];
 

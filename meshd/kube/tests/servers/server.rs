@@ -1,9 +1,9 @@
 //! A server of either kind, with a way to it that can be cut, and an administrator who goes another way.
 
-use crate::control_plane::ControlPlane;
 use crate::embedded::Embedded;
 use crate::proxy::Proxy;
 use kube::Client;
+use meshd_control_plane::ControlPlane;
 use meshd_kube::{Access, connect};
 use serde_json::{Value, json};
 use std::net::SocketAddr;

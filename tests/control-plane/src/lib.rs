@@ -1,11 +1,19 @@
-//! etcd and kube-apiserver on loopback, with certificates made for the occasion.
+//! A real control plane on loopback, for tests and measurements: etcd and kube-apiserver, with certificates made for
+//! the occasion.
+//!
+//! It needs `etcd` and `kube-apiserver`, in the folder that `MESHD_KUBERNETES_BIN` names or in `PATH`. Nothing is left
+//! of it when it is dropped.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+mod audit;
+mod certificates;
+
+pub use audit::Request;
+
+use certificates::Authority;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use serde_json::json;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +22,20 @@ use std::time::{Duration, Instant};
 /// How long the API server may take to be ready.
 const READY: Duration = Duration::from_secs(60);
 
+/// The user that [`ControlPlane::kubeconfig`] is for.
+const ADMIN: &str = "admin";
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
+
 /// A control plane; clones are the same one. Its processes end with the last.
 #[derive(Clone)]
-pub(crate) struct ControlPlane(Arc<Inner>);
+pub struct ControlPlane(Arc<Inner>);
 
 struct Inner {
     folder: tempfile::TempDir,
     binary: PathBuf,
     ports: Ports,
-    admin: Admin,
+    authority: Authority,
     etcd: Mutex<Child>,
     server: Mutex<Option<Child>>,
 }
@@ -33,15 +46,9 @@ struct Ports {
     etcd_peer: u16,
 }
 
-/// What a kubeconfig carries.
-struct Admin {
-    authority: String,
-    certificate: String,
-    key: String,
-}
-
 /// Why there is no control plane.
-pub(crate) enum Trouble {
+#[derive(Clone, Debug)]
+pub enum Trouble {
     /// This machine has none.
     Unable(String),
     /// It has one that does not work.
@@ -55,11 +62,16 @@ impl From<String> for Trouble {
 }
 
 impl ControlPlane {
-    pub(crate) fn start() -> Result<Self, Trouble> {
+    /// Starts both and waits until the server is ready.
+    ///
+    /// # Errors
+    /// Where the binaries are not there, or do not start.
+    pub fn start() -> Result<Self, Trouble> {
         let etcd = find("etcd").map_err(Trouble::Unable)?;
         let binary = find("kube-apiserver").map_err(Trouble::Unable)?;
         let folder = tempfile::tempdir().map_err(|e| format!("make a folder: {e}"))?;
-        let admin = certificates(folder.path()).map_err(|e| format!("make certificates: {e}"))?;
+        let authority = Authority::new(folder.path()).map_err(|e| format!("make certificates: {e}"))?;
+        audit::policy(folder.path()).map_err(|e| format!("write an audit policy: {e}"))?;
         let ports = Ports {
             server: free_port(),
             etcd: free_port(),
@@ -70,7 +82,7 @@ impl ControlPlane {
             folder,
             binary,
             ports,
-            admin,
+            authority,
             etcd: Mutex::new(etcd),
             server: Mutex::new(None),
         }));
@@ -78,32 +90,83 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where the server answers.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.0.ports.server).into()
     }
 
-    pub(crate) fn kubeconfig(&self, address: SocketAddr) -> String {
-        let Admin {
-            authority,
-            certificate,
-            key,
-        } = &self.0.admin;
+    /// A kubeconfig of an administrator that reaches the server at this address.
+    ///
+    /// # Panics
+    /// Where no certificate can be written.
+    #[must_use]
+    pub fn kubeconfig(&self, address: SocketAddr) -> String {
+        self.kubeconfig_of(ADMIN, address)
+    }
+
+    /// The same for a user of another name, by which [`requests`](Self::requests) are told apart.
+    ///
+    /// # Panics
+    /// Where no certificate can be written.
+    #[must_use]
+    pub fn kubeconfig_of(&self, user: &str, address: SocketAddr) -> String {
+        let (certificate, key) = self.0.authority.user(user, MASTERS).unwrap_or_else(|e| {
+            panic!(
+                "write a certificate for {user} in {}: {e}",
+                self.0.folder.path().display()
+            )
+        });
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {"server": format!("https://{address}"), "certificate-authority": authority}}],
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://{address}"),
+                "certificate-authority": self.0.folder.path().join("ca.crt"),
+            }}],
             "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
             "users": [{"name": "u", "user": {"client-certificate": certificate, "client-key": key}}],
         });
         config.to_string()
     }
 
-    /// A server that starts has no history before its start.
-    pub(crate) fn forget_history(&self) {
-        self.0.stop_server();
+    /// Every request that the server has finished, and every watch that it has begun, in order.
+    ///
+    /// # Errors
+    /// Where its audit log cannot be read.
+    pub fn requests(&self) -> std::io::Result<Vec<Request>> {
+        audit::requests(self.0.folder.path())
+    }
+
+    /// Process ids of etcd and of the server; the latter is None while it is stopped.
+    #[must_use]
+    pub fn pids(&self) -> (u32, Option<u32>) {
+        let lock = |child: &Mutex<Option<Child>>| {
+            let child = child.lock().unwrap_or_else(PoisonError::into_inner);
+            child.as_ref().map(Child::id)
+        };
+        let etcd = self.0.etcd.lock().unwrap_or_else(PoisonError::into_inner).id();
+        (etcd, lock(&self.0.server))
+    }
+
+    /// Kills the server and starts it again: one that starts has no history before its start.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn forget_history(&self) {
+        self.stop_server();
         self.start_server().unwrap();
     }
 
-    fn start_server(&self) -> Result<(), String> {
+    /// Kills the server.
+    pub fn stop_server(&self) {
+        self.0.stop_server();
+    }
+
+    /// Starts the server, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Where it does not start, or is not ready in time; with the end of its log.
+    pub fn start_server(&self) -> Result<(), String> {
         let Inner {
             folder,
             binary,
@@ -124,6 +187,7 @@ impl ControlPlane {
             .arg(format!("--tls-private-key-file={}", at("server.key")))
             .arg(format!("--client-ca-file={}", at("ca.crt")))
             .arg("--authorization-mode=RBAC")
+            .args(audit::arguments(folder.path()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--service-account-key-file={}", at("sa.pub")))
             .arg(format!("--service-account-signing-key-file={}", at("sa.key")))
@@ -169,8 +233,9 @@ impl ControlPlane {
 /// Asked by a thread of its own with a runtime of its own, because a trial's runtime may be around.
 fn readiness(kubeconfig: PathBuf) -> Result<String, String> {
     let ask = async move {
-        let access = meshd_kube::Access::Kubeconfig(kubeconfig);
-        let client = meshd_kube::connect(&access).await.map_err(|e| e.to_string())?;
+        let file = Kubeconfig::read_from(kubeconfig).map_err(|e| e.to_string())?;
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+        let client = Client::try_from(config.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         let request = http::Request::get("/readyz")
             .body(Vec::new())
             .map_err(|e| e.to_string())?;
@@ -264,52 +329,4 @@ fn find(name: &str) -> Result<PathBuf, String> {
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
-}
-
-/// Writes `ca.crt`, `server.{crt,key}`, `admin.{crt,key}` and `sa.{key,pub}`.
-fn certificates(folder: &Path) -> Result<Admin, Box<dyn std::error::Error>> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    params.distinguished_name.push(DnType::CommonName, "test CA");
-    let key = KeyPair::generate()?;
-    let authority = params.self_signed(&key)?;
-    std::fs::write(folder.join("ca.crt"), authority.pem())?;
-    let issuer = Issuer::new(params, key);
-
-    let issue = |name: &str, mut params: CertificateParams| -> Result<(), Box<dyn std::error::Error>> {
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        std::fs::write(
-            folder.join(format!("{name}.crt")),
-            params.signed_by(&key, &issuer)?.pem(),
-        )?;
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
-        Ok(())
-    };
-    let mut server = CertificateParams::new(vec!["localhost".into()])?;
-    server
-        .subject_alt_names
-        .push(rcgen::SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    issue("server", server)?;
-    let mut admin = CertificateParams::default();
-    admin.distinguished_name.push(DnType::CommonName, "admin");
-    admin
-        .distinguished_name
-        .push(DnType::OrganizationName, "system:masters");
-    issue("admin", admin)?;
-    let accounts = KeyPair::generate()?;
-    std::fs::write(folder.join("sa.key"), accounts.serialize_pem())?;
-    std::fs::write(folder.join("sa.pub"), accounts.public_key_pem())?;
-
-    let path = |name: &str| folder.join(name).display().to_string();
-    Ok(Admin {
-        authority: path("ca.crt"),
-        certificate: path("admin.crt"),
-        key: path("admin.key"),
-    })
 }
