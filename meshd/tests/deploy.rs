@@ -68,11 +68,10 @@ fn the_account_may_do_what_meshd_does_and_no_more() {
         }
     }
     let expected = [
-        "get nodes",
-        "get pods",
         "list nodes",
         "list pods",
         "patch nodes",
+        "patch nodes/status",
         "watch nodes",
         "watch pods",
     ];

@@ -12,7 +12,7 @@ pub use audit::Request;
 use certificates::Authority;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -111,22 +111,47 @@ impl ControlPlane {
     /// Where no certificate can be written.
     #[must_use]
     pub fn kubeconfig_of(&self, user: &str, address: SocketAddr) -> String {
-        let (certificate, key) = self.0.authority.user(user, MASTERS).unwrap_or_else(|e| {
+        let credentials = self.certificate(user, MASTERS);
+        self.kubeconfig_with(&credentials, address)
+    }
+
+    /// The same for whoever has these credentials: the `user` of a kubeconfig, as `{"token": ".."}`.
+    #[must_use]
+    pub fn kubeconfig_with(&self, credentials: &Value, address: SocketAddr) -> String {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://{address}"), "certificate-authority": self.authority(),
+            }}],
+            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": credentials}],
+        });
+        config.to_string()
+    }
+
+    /// Credentials as the kubelet of a node has them: a certificate of the group `system:nodes`.
+    ///
+    /// # Panics
+    /// Where no certificate can be written.
+    #[must_use]
+    pub fn kubelet(&self, node: &str) -> Value {
+        self.certificate(&format!("system:node:{node}"), "system:nodes")
+    }
+
+    /// File of the certificate authority that proves the server.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.0.folder.path().join("ca.crt")
+    }
+
+    fn certificate(&self, user: &str, group: &str) -> Value {
+        let (certificate, key) = self.0.authority.user(user, group).unwrap_or_else(|e| {
             panic!(
                 "write a certificate for {user} in {}: {e}",
                 self.0.folder.path().display()
             )
         });
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://{address}"),
-                "certificate-authority": self.0.folder.path().join("ca.crt"),
-            }}],
-            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {"client-certificate": certificate, "client-key": key}}],
-        });
-        config.to_string()
+        json!({"client-certificate": certificate, "client-key": key})
     }
 
     /// Every request that the server has finished, and every watch that it has begun, in order.
@@ -186,7 +211,10 @@ impl ControlPlane {
             .arg(format!("--tls-cert-file={}", at("server.crt")))
             .arg(format!("--tls-private-key-file={}", at("server.key")))
             .arg(format!("--client-ca-file={}", at("ca.crt")))
-            .arg("--authorization-mode=RBAC")
+            .args([
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
+            ])
             .args(audit::arguments(folder.path()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--service-account-key-file={}", at("sa.pub")))
