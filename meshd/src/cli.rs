@@ -2,7 +2,8 @@
 
 use crate::settings::value::{LogFormat, WireguardMode};
 use crate::settings::{DEFAULT_PATH, Overrides, Settings, file, load, show};
-use crate::{daemon, log, record, socket::client, teardown};
+use crate::{cni_files, daemon, log, record, socket::client, teardown};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,6 +62,17 @@ enum Verb {
     Run,
     /// Exit with 0 if the daemon is ready to attach pods, with 1 if not. For probes; asks the running daemon only.
     Ready,
+    /// Exit with 0 if the daemon answers, ready or not, with 1 if not. For liveness probes.
+    Alive,
+    /// Put the plugin into cni.bin_dir, where the container runtime looks for it, and check the configuration.
+    ///
+    /// Written beside, flushed, renamed: a runtime never finds half a plugin. The CNI configuration is the daemon's to
+    /// put in place, once it is ready.
+    Install {
+        /// The plugin [default: meshd-cni beside this program].
+        #[arg(long, value_name = "FILE")]
+        plugin: Option<PathBuf>,
+    },
     /// Replay a recording through this version's agent and compare every action.
     ///
     /// Exits with 0 if the agent decides the same throughout; otherwise says where it decides otherwise.
@@ -110,12 +122,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(Verb::Replay { path }) = &cli.verb {
         return replay(path);
     }
-    if let Some(Verb::Ready) = cli.verb {
+    if let Some(Verb::Ready | Verb::Alive) = cli.verb {
         let socket = cli
             .options
             .socket
             .unwrap_or_else(|| configured_socket(&cli.options.config));
-        return Ok(ready(&socket));
+        return Ok(match cli.verb {
+            Some(Verb::Ready) => ready(&socket),
+            _ => alive(&socket),
+        });
     }
     let settings = cli.options.load()?;
     if cli.print_config {
@@ -125,6 +140,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     log::init(&settings.log.filter, settings.log.format)?;
     if let Some(Verb::Teardown { force }) = cli.verb {
         return teardown::run(&settings, force);
+    }
+    if let Some(Verb::Install { plugin }) = cli.verb {
+        return install(&settings, plugin);
     }
     log::abort_on_panic();
     daemon::run(&settings)?;
@@ -155,6 +173,30 @@ fn ready(socket: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the event loop answers. That the API server is away, or a pod cannot be attached, ends no daemon.
+fn alive(socket: &Path) -> ExitCode {
+    match client::status(socket, Duration::from_secs(4)) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("not alive: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install(settings: &Settings, plugin: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let plugin = match plugin {
+        Some(plugin) => plugin,
+        None => std::env::current_exe()
+            .context("cannot find out where this program is; name the plugin with --plugin")?
+            .with_file_name(cni_files::PLUGIN),
+    };
+    for line in cni_files::install(&settings.cni, &plugin)? {
+        println!("{line}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn replay(path: &Path) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,7 @@
 //! Starts the parts in their order, and ends them in theirs.
 
 use crate::clock::{self, SystemClock};
+use crate::cni_files::Keeper;
 use crate::drivers::{HANDLE, start_kernel, start_kube, start_store};
 use crate::key;
 use crate::record::{Options, Recorder};
@@ -13,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Requests of the local socket that may wait for the loop.
@@ -61,6 +62,10 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     let now = clock::now();
     let agent = NodeAgent::new(config.clone(), seed()?, now);
     let recorder = recorder(settings, config, &agent)?;
+    let (ready, readiness) = watch::channel(false);
+    let keeper = Keeper::new(&settings.cni);
+    let conflist = keeper.as_ref().map(Keeper::problem);
+    let keeper_task = keeper.map(|keeper| tokio::spawn(keeper.run(readiness)));
     let clock = SystemClock::new().context("cannot make a timer")?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -69,10 +74,14 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
         socket = %settings.socket.display(),
         "meshd runs"
     );
-    let result = Loop::new(agent, clock, ports, recorder).run(stop).await;
+    let looped = Loop::new(agent, clock, ports, recorder).telling(ready, conflist);
+    let result = looped.run(stop).await;
     tracing::info!("meshd ends; what it has set up stays in force");
     end("local socket", listener_task).await;
     end("kernel", kernel_task).await;
+    if let Some(task) = keeper_task {
+        end("CNI configuration", task).await;
+    }
     Ok(result?)
 }
 

@@ -13,6 +13,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cni_files;
 pub mod daemon;
 pub mod drivers;
 pub mod key;

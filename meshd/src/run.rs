@@ -6,6 +6,7 @@
 //! socket until it has caught up.
 
 use crate::clock::Clock;
+use crate::cni_files::KeeperProblem;
 use crate::drivers::{Closed, Port};
 use crate::limit::RateLimit;
 use crate::record::Recorder;
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Shortest time between two alarms: an agent that wants to be woken in the past again and again does not spin.
 const ALARM_MIN: Duration = Duration::from_millis(1);
@@ -74,6 +75,10 @@ pub struct Loop<C> {
     /// As it was logged last.
     ready: bool,
     readiness: RateLimit,
+    /// Who wants to know whether pods can be attached.
+    tells: Option<watch::Sender<bool>>,
+    /// Why the CNI configuration is not in place.
+    conflist: Option<KeeperProblem>,
 }
 
 /// What a turn takes in.
@@ -98,7 +103,17 @@ impl<C: Clock> Loop<C> {
             failures: RateLimit::new(Duration::from_secs(1)),
             ready: false,
             readiness: RateLimit::new(Duration::from_secs(1)),
+            tells: None,
+            conflist: None,
         }
+    }
+
+    /// Tells `ready` whenever it changes whether pods can be attached, and shows the problem in the status.
+    #[must_use]
+    pub fn telling(mut self, ready: watch::Sender<bool>, conflist: Option<KeeperProblem>) -> Self {
+        self.tells = Some(ready);
+        self.conflist = conflist;
+        self
     }
 
     /// Runs until `stop` comes back or a part fails. Nothing of the node's data path is touched on the way out: a
@@ -268,6 +283,15 @@ impl<C: Clock> Loop<C> {
                 remedy: "see whether the recording's folder can be written and its disk keeps up".into(),
             });
         }
+        if let Some(message) = self.conflist.as_ref().and_then(KeeperProblem::get) {
+            status.problems.push(Problem {
+                subject: "cni".into(),
+                message,
+                remedy: "until it is in place the container runtime may not know this network: see cni.conflist and \
+                         cni.conf_dir of the configuration"
+                    .into(),
+            });
+        }
         status
     }
 
@@ -287,6 +311,9 @@ impl<C: Clock> Loop<C> {
     /// A change that comes too soon after the last is told when it lasts.
     fn log_readiness(&mut self) {
         let ready = self.agent.is_ready();
+        if let Some(tells) = &self.tells {
+            tells.send_if_modified(|told| std::mem::replace(told, ready) != ready);
+        }
         let now = self.clock.now();
         if ready == self.ready || self.readiness.allow(now.boot).is_none() {
             return;

@@ -1,9 +1,10 @@
-//! What `deploy/` holds is read by the types of the Kubernetes API and by the daemon's own configuration.
+//! What `deploy/` holds is read by the types of the Kubernetes API and by the daemon's own configuration, and the
+//! rendered form is what the chart gives.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use meshd::settings::{Settings, file, show};
+use meshd::settings::{Settings, file, keys::KEYS, show};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ fn the_example_configuration_is_valid_and_shows_every_key_at_its_default() {
 
 #[test]
 fn the_account_may_do_what_meshd_does_and_no_more() {
-    let documents = documents("rbac.yaml");
+    let documents = documents("meshd.yaml");
     let role: ClusterRole = typed(&of_kind(&documents, "ClusterRole")[0]);
     let mut allowed = BTreeSet::new();
     for rule in role.rules.unwrap() {
@@ -84,14 +85,13 @@ fn the_account_may_do_what_meshd_does_and_no_more() {
         (account.metadata.name.as_ref(), &account.metadata.namespace)
     );
     assert_eq!(Some(binding.role_ref.name), role.metadata.name);
-    assert_eq!(documents.len(), 3);
 }
 
 #[test]
 fn the_manifests_hold_together() {
-    let documents = documents("daemonset.yaml");
+    let documents = documents("meshd.yaml");
     let sets: Vec<DaemonSet> = of_kind(&documents, "DaemonSet").iter().map(typed).collect();
-    assert_eq!((sets.len(), documents.len()), (2, 3));
+    assert_eq!(sets.len(), 2);
     for set in &sets {
         let name = set.metadata.name.as_deref().unwrap();
         let spec = set.spec.as_ref().unwrap();
@@ -112,8 +112,12 @@ fn the_manifests_hold_together() {
         let mounts = containers.flat_map(|c| c.volume_mounts.iter().flatten());
         let mounted: BTreeSet<_> = mounts.map(|m| m.name.clone()).collect();
         assert_eq!(volumes, mounted, "{name}");
-        let labels = spec.template.metadata.as_ref().unwrap().labels.as_ref();
-        assert_eq!(spec.selector.match_labels.as_ref(), labels, "{name}");
+        let labels = spec.template.metadata.as_ref().unwrap().labels.clone().unwrap();
+        let mut selected = spec.selector.match_labels.iter().flatten();
+        assert!(
+            selected.all(|(key, value)| labels.get(key) == Some(value)),
+            "{name}"
+        );
         for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
             let security = container.security_context.as_ref().unwrap();
             let privileged = security.privileged.unwrap_or(false);
@@ -135,27 +139,29 @@ fn the_manifests_hold_together() {
 
 #[test]
 fn the_daemons_arguments_and_configuration_are_ones_that_it_takes() {
-    let documents = documents("daemonset.yaml");
+    let documents = documents("meshd.yaml");
+    let set = |name: &str| -> DaemonSet {
+        let sets = of_kind(&documents, "DaemonSet");
+        typed(sets.iter().find(|set| set["metadata"]["name"] == name).unwrap())
+    };
     let config: ConfigMap = typed(&of_kind(&documents, "ConfigMap")[0]);
     let data = config.data.unwrap();
     let mut settings = file::parse("meshd.toml".as_ref(), &data["meshd.toml"]).unwrap();
     settings.node_name = Some("node-1".into());
     settings.validate().unwrap();
     let conflist: Value = serde_json::from_str(&data["10-meshd.conflist"]).unwrap();
-    assert_eq!(conflist["plugins"][0]["type"], "meshd-cni");
+    let plugins = conflist["plugins"].as_array().unwrap();
+    let types: Vec<_> = plugins.iter().map(|p| p["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["meshd-cni", "portmap"]);
+    assert_eq!(plugins[1]["capabilities"]["portMappings"], true);
+    assert_eq!(conflist["cniVersion"], "1.0.0");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("meshd.toml");
     std::fs::write(&path, &data["meshd.toml"]).unwrap();
-    let agent: DaemonSet = typed(&of_kind(&documents, "DaemonSet")[0]);
-    let pod = agent.spec.unwrap().template.spec.unwrap();
-    let args = pod.containers[0].args.clone().unwrap();
-    let args = args.iter().map(|arg| match arg.as_str() {
-        "/etc/meshd/meshd.toml" => path.to_str().unwrap(),
-        other => other,
-    });
     let shown = std::process::Command::new(env!("CARGO_BIN_EXE_meshd"))
-        .args(args)
+        .arg("--config")
+        .arg(&path)
         .arg("--print-config")
         .env("NODE_NAME", "node-1")
         .output()
@@ -170,12 +176,93 @@ fn the_daemons_arguments_and_configuration_are_ones_that_it_takes() {
         shown.contains("node_name = \"node-1\"") && shown.contains("format = \"json\""),
         "{shown}"
     );
-    // The device of the second set is the one that the agent looks for.
-    let device: DaemonSet = typed(&of_kind(&documents, "DaemonSet")[1]);
+    // Each path that the agent is told is a mount of its container, and of the one that installs.
+    let pod = set("meshd").spec.unwrap().template.spec.unwrap();
+    let mounts = |container: &Container| -> Vec<String> {
+        let mounts = container.volume_mounts.iter().flatten();
+        mounts.map(|mount| mount.mount_path.clone()).collect()
+    };
+    let cni = &settings.cni;
+    let folder = |path: &Option<PathBuf>| path.as_ref().unwrap().display().to_string();
+    assert!(mounts(&pod.containers[0]).contains(&folder(&cni.conf_dir)));
+    assert!(mounts(&pod.init_containers.unwrap()[0]).contains(&folder(&cni.bin_dir)));
+    assert_eq!(
+        cni.conflist.as_deref(),
+        Some("/etc/meshd/10-meshd.conflist".as_ref())
+    );
+    assert!(mounts(&pod.containers[0]).contains(&settings.state_dir.display().to_string()));
+    let socket_dir = settings.socket.parent().unwrap().display().to_string();
+    assert!(mounts(&pod.containers[0]).contains(&socket_dir));
+    // The device of the other set is the one that the agent looks for. In the image /var/run is /run.
+    let device = set("meshd-wg");
     let args = device.spec.unwrap().template.spec.unwrap().containers[0]
         .args
         .clone()
         .unwrap();
     assert_eq!(args.last(), Some(&settings.wireguard.interface));
-    assert!(args.contains(&settings.wireguard.socket_dir.display().to_string()));
+    let socket_dir = settings.wireguard.socket_dir.display().to_string();
+    assert!(args.contains(&format!(
+        "--socket-dir={}",
+        socket_dir.strip_prefix("/var").unwrap()
+    )));
+}
+
+/// Keys that are the chart's to set: paths of its mounts, and what differs from node to node.
+const OF_THE_CHART: [&str; 9] = [
+    "node_name",
+    "kubeconfig",
+    "state_dir",
+    "socket",
+    "wireguard.socket_dir",
+    "cni.conflist",
+    "cni.conf_dir",
+    "cni.bin_dir",
+    "recording.dir",
+];
+
+#[test]
+fn the_charts_schema_knows_every_key_of_the_configuration_and_no_other() {
+    let (_, text) = read("chart/values.schema.json");
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    let config = &schema["properties"]["config"];
+    let mut known = BTreeSet::new();
+    for (name, key) in config["properties"].as_object().unwrap() {
+        match key["properties"].as_object() {
+            Some(inner) => known.extend(inner.keys().map(|key| format!("{name}.{key}"))),
+            None => _ = known.insert(name.clone()),
+        }
+        assert!(
+            key["type"] != "object" || key["additionalProperties"] == false,
+            "{name}"
+        );
+    }
+    assert_eq!(config["additionalProperties"], false);
+    let keys = KEYS.iter().map(|key| key.path.to_owned());
+    let wanted: BTreeSet<_> = keys.filter(|key| !OF_THE_CHART.contains(&key.as_str())).collect();
+    assert_eq!(known, wanted);
+}
+
+/// `hack/manifests --print`; none if there is no helm.
+fn rendered() -> Option<String> {
+    let output = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/manifests"))
+        .arg("--print")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && said.contains("no helm") {
+        meshd_skip::skip_on("helm", "the rendered form is what the chart gives", said.trim());
+        return None;
+    }
+    assert!(output.status.success(), "{said}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_rendered_form_is_what_the_chart_gives() {
+    let Some(rendered) = rendered() else { return };
+    let (_, text) = read("meshd.yaml");
+    assert!(
+        rendered == text,
+        "deploy/meshd.yaml is not what the chart gives: run hack/manifests"
+    );
 }

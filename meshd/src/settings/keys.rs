@@ -85,6 +85,18 @@ pub const KEYS: &[Key] = &[
         doc: "Whether a container gets an address if its runtime names no pod for it. Default: false.",
     },
     Key {
+        path: "cni.conflist",
+        doc: "The CNI network configuration list that the daemon puts into cni.conf_dir once it is ready, under the name that it has here. Default: none, it is put there by other means.",
+    },
+    Key {
+        path: "cni.conf_dir",
+        doc: "The folder where the container runtime looks for network configurations (/etc/cni/net.d of the host). Default: none.",
+    },
+    Key {
+        path: "cni.bin_dir",
+        doc: "The folder where the container runtime looks for plugins (/opt/cni/bin of the host), for meshd install. Default: none.",
+    },
+    Key {
         path: "recording.enabled",
         doc: "Whether the agent's events and actions are recorded, for replay. Default: true.",
     },

@@ -49,6 +49,8 @@ pub struct Settings {
     pub wireguard: Wireguard,
     /// Pods and their addresses.
     pub pods: Pods,
+    /// The node's CNI folders.
+    pub cni: Cni,
     /// The recording.
     pub recording: Recording,
     /// The log.
@@ -67,6 +69,7 @@ impl Default for Settings {
             resync_seconds: 60,
             wireguard: Wireguard::default(),
             pods: Pods::default(),
+            cni: Cni::default(),
             recording: Recording::default(),
             log: Log::default(),
         }
@@ -129,6 +132,27 @@ impl Default for Pods {
             address_rest_seconds: 60,
             allow_unnamed: false,
         }
+    }
+}
+
+/// What the daemon puts where the node's container runtime looks for it; nothing unless configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cni {
+    /// The network configuration list to put in place.
+    pub conflist: Option<PathBuf>,
+    /// The runtime's folder of network configurations.
+    pub conf_dir: Option<PathBuf>,
+    /// The runtime's folder of plugins.
+    pub bin_dir: Option<PathBuf>,
+}
+
+impl Cni {
+    /// Where the configuration goes: under the name that it has.
+    #[must_use]
+    pub fn target(&self) -> Option<PathBuf> {
+        let name = self.conflist.as_ref()?.file_name()?;
+        Some(self.conf_dir.as_ref()?.join(name))
     }
 }
 

@@ -64,6 +64,30 @@ impl Settings {
             });
         }
         check_socket_length(problems, &self.socket);
+        self.check_cni(problems);
+    }
+
+    fn check_cni(&self, problems: &mut Problems) {
+        let cni = &self.cni;
+        let paths = [
+            ("cni.conflist", &cni.conflist),
+            ("cni.conf_dir", &cni.conf_dir),
+            ("cni.bin_dir", &cni.bin_dir),
+        ];
+        for (key, path) in paths {
+            let Some(path) = path else { continue };
+            problems.check(path.is_absolute(), || {
+                format!("{key} {} must be an absolute path", path.display())
+            });
+        }
+        let Some(conflist) = &cni.conflist else { return };
+        problems.check(cni.conf_dir.is_some(), || {
+            "cni.conflist is set and cni.conf_dir is not: name the folder where the container runtime looks".into()
+        });
+        // What libcni and containerd take for a list.
+        problems.check(conflist.extension().is_some_and(|e| e == "conflist"), || {
+            format!("cni.conflist {} must be named *.conflist", conflist.display())
+        });
     }
 
     fn check_prefixes(&self, problems: &mut Problems) {

@@ -27,6 +27,16 @@ pub(crate) struct Args {
     )]
     pub(crate) socket_dir: PathBuf,
 
+    /// Touch nothing, and only wait to be ended, where the kernel has WireGuard of its own and IFNAME is no TUN
+    /// interface; needs --foreground, unless with --answers
+    #[arg(long, conflicts_with = "delete")]
+    pub(crate) unless_kernel: bool,
+
+    /// Exit with 0 if a meshd-wg answers on its socket, or with --unless-kernel is not needed; with 1 if not. For
+    /// probes
+    #[arg(long, conflicts_with_all = ["foreground", "delete"])]
+    pub(crate) answers: bool,
+
     /// Remove the interface, with its addresses and routes; no meshd-wg may be running on it
     #[arg(long, conflicts_with = "foreground")]
     pub(crate) delete: bool,

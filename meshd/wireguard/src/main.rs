@@ -14,7 +14,9 @@ mod clock;
 mod control;
 mod links;
 mod lock;
+mod probe;
 mod run;
+mod standby;
 mod tun;
 mod uapi;
 mod udp;
@@ -46,8 +48,19 @@ fn start(args: &Args) -> anyhow::Result<()> {
     if args.delete {
         return tun::delete(&args.ifname);
     }
+    if args.answers {
+        return probe::answers(args);
+    }
     if !args.foreground {
+        anyhow::ensure!(!args.unless_kernel, "--unless-kernel needs --foreground");
         return background::start();
+    }
+    if args.unless_kernel
+        && let Some(reason) = standby::reason(&args.ifname)?
+    {
+        let signals = run::block_signals()?;
+        tracing::info!(ifname = args.ifname, "standing by: {reason}");
+        return standby::wait(&signals);
     }
     run::Runtime::start(args)?.run()
 }

@@ -243,7 +243,7 @@ fn push<'a>(
     Some(fds.len() - 1)
 }
 
-fn block_signals() -> anyhow::Result<SignalFd> {
+pub(crate) fn block_signals() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
