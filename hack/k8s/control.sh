@@ -25,7 +25,6 @@ wire() { # BRIDGE ADDRESS4 ADDRESS6
 }
 
 control_plane_up() {
-    local ready
     mkdir -p "$STATE/etcd"
     # The cluster is thrown away with the machine's power: no fsync.
     part_start ul etcd etcd --data-dir "$STATE/etcd" --unsafe-no-fsync --log-level warn --name "$NAME" \
