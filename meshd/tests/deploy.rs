@@ -120,8 +120,7 @@ fn the_manifests_hold_together() {
         );
         for container in pod.init_containers.iter().flatten().chain(&pod.containers) {
             let security = container.security_context.as_ref().unwrap();
-            let privileged = security.privileged.unwrap_or(false);
-            assert_eq!(privileged, container.name == "meshd", "{}", container.name);
+            assert_eq!(security.privileged, None, "{}", container.name);
         }
     }
     let account = sets[0]

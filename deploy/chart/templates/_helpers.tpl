@@ -60,6 +60,13 @@ bin_dir = {{ include "meshd.binDir" . | toJson }}
 {{- end }}
 {{- end -}}
 
+{{- /* Where SELinux is enforced, a confined container may neither write the host's folders nor serve a socket there. */ -}}
+{{- define "meshd.seLinux" -}}
+seLinuxOptions:
+  level: s0
+  type: spc_t
+{{- end -}}
+
 {{- define "meshd.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

@@ -1,10 +1,27 @@
 //! Kernel parameters under `/proc/sys/net`, of the network namespace of the calling thread.
+//!
+//! Runtimes mount `/proc/sys` read-only in a container that is not privileged. The host's own, mounted beside it, can be
+//! written: which namespace's parameters are there depends on who looks, not on whose mount it is.
 
 use crate::error::{Context, Result};
-use std::path::PathBuf;
+use nix::unistd::{AccessFlags, access};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+const OWN: &str = "/proc/sys/net";
+/// Where the chart mounts the host's.
+const HOST: &str = "/host/proc/sys/net";
 
 fn path(key: &str) -> PathBuf {
-    PathBuf::from("/proc/sys/net").join(key)
+    static ROOT: OnceLock<&str> = OnceLock::new();
+    let root = ROOT.get_or_init(|| {
+        let is_read_only = access(&Path::new(OWN).join("ipv4/ip_forward"), AccessFlags::W_OK).is_err();
+        match is_read_only && Path::new(HOST).is_dir() {
+            true => HOST,
+            false => OWN,
+        }
+    });
+    Path::new(root).join(key)
 }
 
 /// Whether the kernel has IPv6.
@@ -25,5 +42,10 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
     }
     std::fs::write(path(key), value)
         .doing(|| format!("set sysctl net/{key} to {value}"))
-        .map_err(|e| e.remedy("let meshd write /proc/sys (run it privileged), or set it by hand"))
+        .map_err(|e| {
+            e.remedy(&format!(
+                "let meshd write /proc/sys (run it privileged, or mount the host's /proc/sys/net at {HOST}), or set it \
+                 by hand"
+            ))
+        })
 }
