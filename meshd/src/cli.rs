@@ -2,7 +2,7 @@
 
 use crate::settings::value::{LogFormat, WireguardMode};
 use crate::settings::{DEFAULT_PATH, Overrides, Settings, file, load, show};
-use crate::{cni_files, daemon, log, record, socket::client, teardown};
+use crate::{cni_files, daemon, log, record, socket::client, teardown, uninstall};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -88,6 +88,23 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Take meshd off this node for good: what teardown removes, also from running pods, and the plugin, its
+    /// configuration, the node's key, leases and recording.
+    Uninstall {
+        /// Namespace of meshd's pods: first wait until none of them is on this node, and last remove meshd's
+        /// annotations from the Node.
+        #[arg(long, value_name = "NAME")]
+        namespace: Option<String>,
+        /// When all is done, stay until SIGTERM: a pod that runs says so.
+        #[arg(long)]
+        stay: bool,
+        /// Leave this node alone, and wait until all pods of this DaemonSet of the namespace are ready.
+        #[arg(long, value_name = "DAEMONSET", requires = "namespace")]
+        wait_for: Option<String>,
+        /// Longest wait, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value = "120")]
+        timeout: u64,
+    },
 }
 
 impl Options {
@@ -140,6 +157,21 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     log::init(&settings.log.filter, settings.log.format)?;
     if let Some(Verb::Teardown { force }) = cli.verb {
         return teardown::run(&settings, force);
+    }
+    if let Some(Verb::Uninstall {
+        namespace,
+        stay,
+        wait_for,
+        timeout,
+    }) = cli.verb
+    {
+        let options = uninstall::Uninstall {
+            namespace,
+            stay,
+            wait_for,
+            timeout: Duration::from_secs(timeout),
+        };
+        return uninstall::run(&settings, &options);
     }
     if let Some(Verb::Install { plugin }) = cli.verb {
         return install(&settings, plugin);

@@ -18,7 +18,8 @@ mod tests;
 
 /// The key's file under the state folder.
 pub const FILE: &str = "wireguard.key";
-const TEMPORARY: &str = "wireguard.key.new";
+/// What a start that was killed while it made the key leaves.
+pub const TEMPORARY: &str = "wireguard.key.new";
 /// 32 bytes in base64.
 const TEXT_LEN: usize = 44;
 

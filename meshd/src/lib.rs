@@ -24,3 +24,4 @@ pub mod run;
 pub mod settings;
 pub mod socket;
 pub mod teardown;
+pub mod uninstall;

@@ -242,9 +242,9 @@ fn the_charts_schema_knows_every_key_of_the_configuration_and_no_other() {
 }
 
 /// `hack/manifests --print`; none if there is no helm.
-fn rendered() -> Option<String> {
+fn rendered(part: &str) -> Option<String> {
     let output = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/manifests"))
-        .arg("--print")
+        .args(["--print", part])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -258,10 +258,13 @@ fn rendered() -> Option<String> {
 
 #[test]
 fn the_rendered_form_is_what_the_chart_gives() {
-    let Some(rendered) = rendered() else { return };
-    let (_, text) = read("meshd.yaml");
-    assert!(
-        rendered == text,
-        "deploy/meshd.yaml is not what the chart gives: run hack/manifests"
-    );
+    for part in ["meshd", "uninstall"] {
+        let Some(rendered) = rendered(part) else { return };
+        let (path, text) = read(&format!("{part}.yaml"));
+        assert!(
+            rendered == text,
+            "{} is not what the chart gives: run hack/manifests",
+            path.display()
+        );
+    }
 }

@@ -48,8 +48,12 @@ bin_dir = {{ include "meshd.binDir" . | toJson }}
 {{ dict "cniVersion" "1.0.0" "name" "meshd" "plugins" $plugins | toPrettyJson }}
 {{- end -}}
 
-{{- /* For containers that ask the API server before there is a way to its Service. */ -}}
-{{- define "meshd.apiServer" -}}
+{{- /* Which node it is, and the API server for those who ask it before there is a way to its Service. */ -}}
+{{- define "meshd.env" -}}
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
 {{- with .Values.apiServer }}
 {{- if .host }}
 - name: KUBERNETES_SERVICE_HOST
@@ -67,6 +71,78 @@ seLinuxOptions:
   type: spc_t
 {{- end -}}
 
+{{- /* Of the pods that clean a node, and of the one that waits for them. */ -}}
+{{- define "meshd.uninstallPod" -}}
+serviceAccountName: meshd-uninstall
+enableServiceLinks: false
+hostNetwork: true
+dnsPolicy: Default
+priorityClassName: system-node-critical
+terminationGracePeriodSeconds: 2
+{{- include "meshd.pullSecrets" . }}
+nodeSelector:
+  {{- toYaml .Values.nodeSelector | nindent 2 }}
+tolerations:
+  - operator: Exists
+volumes:
+  - name: config
+    configMap:
+      name: meshd-uninstall
+  # Not the folders themselves: they are to be removed.
+  - name: var-lib
+    hostPath:
+      path: /var/lib
+  - name: run
+    hostPath:
+      path: /run
+  - name: cni-bin
+    hostPath:
+      path: {{ .Values.cni.binDir }}
+      type: DirectoryOrCreate
+  - name: cni-conf
+    hostPath:
+      path: {{ .Values.cni.confDir }}
+      type: DirectoryOrCreate
+{{- end -}}
+
+{{- define "meshd.uninstallContainer" -}}
+image: {{ include "meshd.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+command:
+  - /usr/local/bin/meshd
+  - uninstall
+  - --namespace={{ .Release.Namespace }}
+  - --timeout={{ .Values.uninstall.timeoutSeconds }}
+  - --state-dir=/host/var/lib/meshd
+  - --socket=/host/run/meshd/meshd.sock
+  - --wireguard-socket-dir=/host/run/wireguard
+env:
+  {{- include "meshd.env" . | nindent 2 }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+    add: [NET_ADMIN]
+  {{- include "meshd.seLinux" . | nindent 2 }}
+resources:
+  requests:
+    cpu: 10m
+    memory: 16Mi
+volumeMounts:
+  - name: config
+    mountPath: /etc/meshd
+    readOnly: true
+  - name: var-lib
+    mountPath: /host/var/lib
+  - name: run
+    mountPath: /host/run
+  - name: cni-bin
+    mountPath: {{ include "meshd.binDir" . }}
+  - name: cni-conf
+    mountPath: {{ include "meshd.confDir" . }}
+{{- end -}}
+
 {{- define "meshd.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
@@ -74,4 +150,13 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "meshd.hook" -}}
+annotations:
+  helm.sh/hook: post-delete
+  helm.sh/hook-weight: {{ . | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+labels:
+  {{- include "meshd.labels" "meshd-uninstall" | nindent 2 }}
 {{- end -}}

@@ -16,6 +16,7 @@ mod client;
 mod driver;
 mod link;
 mod publish;
+pub mod removal;
 mod watch;
 
 pub use client::{Access, ClientError, connect};

@@ -12,13 +12,18 @@ const EVENTS: usize = 1024;
 /// Actions that may wait for the API server: there is one resource to write.
 const ACTIONS: usize = 16;
 
-/// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
-pub async fn start_kube(settings: &Settings) -> Result<Port<KubeEvent, KubeAction>, ClientError> {
-    let access = match &settings.kubeconfig {
+/// How the API server is reached.
+#[must_use]
+pub fn access(settings: &Settings) -> Access {
+    match &settings.kubeconfig {
         Some(path) => Access::Kubeconfig(path.clone()),
         None => Access::InCluster,
-    };
-    let client = meshd_kube::connect(&access).await?;
+    }
+}
+
+/// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
+pub async fn start_kube(settings: &Settings) -> Result<Port<KubeEvent, KubeAction>, ClientError> {
+    let client = meshd_kube::connect(&access(settings)).await?;
     let node = NodeName(settings.node_name.clone().unwrap_or_default());
     let (actions, requests) = mpsc::channel(ACTIONS);
     let (outcomes, events) = mpsc::channel(EVENTS);

@@ -6,6 +6,6 @@ mod port;
 mod store;
 
 pub use kernel::{HANDLE, driver_config, start_kernel};
-pub use kube::start_kube;
+pub use kube::{access, start_kube};
 pub use port::{Closed, Port};
-pub use store::start_store;
+pub use store::{FOLDER as STORE_FOLDER, start_store};

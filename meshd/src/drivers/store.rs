@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// The store's folder under the state folder.
-const FOLDER: &str = "store";
+pub const FOLDER: &str = "store";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Actions and events that may be under way.
 const QUEUE: usize = 1024;
