@@ -1,9 +1,10 @@
-//! Network namespaces, kept by a bind mount under [`FOLDER`] as a container runtime keeps them, each with a thread
-//! that lives in it: what must be done inside is sent there.
+//! Network namespaces, each with a thread that lives in it: what must be done inside is sent there. Those of our own
+//! making are kept by a bind mount under [`FOLDER`] as a container runtime keeps them, or by their thread alone;
+//! those of others are only entered.
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,12 +16,13 @@ pub const FOLDER: &str = "/run/netns";
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace of our own making. Dropping it unmounts it and ends its thread; the kernel removes it when
-/// nothing else holds it.
+/// A network namespace. Dropping it ends its thread, and unmounts it where it was mounted here; the kernel removes it
+/// when nothing else holds it.
 pub struct Netns {
     name: String,
     path: PathBuf,
     inode: u64,
+    mounted: bool,
     jobs: Option<mpsc::SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -30,13 +32,45 @@ impl Netns {
     pub fn create(name: &str) -> Result<Self> {
         let path = Path::new(FOLDER).join(name);
         File::create_new(&path).with_context(|| format!("make {}", path.display()))?;
-        let (jobs, inbox) = mpsc::sync_channel::<Job>(16);
-        let (ready, made) = mpsc::sync_channel(1);
         let target = path.clone();
+        let mut made = Self::enter(name, move || {
+            unshare_onto(&target)?;
+            Ok(target)
+        })?;
+        made.mounted = true;
+        Ok(made)
+    }
+
+    /// Makes one that is mounted nowhere: it is gone with this value, and with this process.
+    pub fn unmounted(name: &str) -> Result<Self> {
+        Self::enter(name, || {
+            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+            let thread = nix::unistd::gettid();
+            Ok(format!("/proc/{}/task/{thread}/ns/net", std::process::id()).into())
+        })
+    }
+
+    /// Enters one that somebody else made, by its path: a mount of it, or `/proc/PID/ns/net`.
+    pub fn open(name: &str, path: &Path) -> Result<Self> {
+        let path = path.to_owned();
+        Self::enter(name, move || {
+            let shown = || format!("enter the network namespace {}", path.display());
+            let file = File::open(&path).with_context(shown)?;
+            setns(file, CloneFlags::CLONE_NEWNET).with_context(shown)?;
+            // By the thread, which keeps it: what was opened may be unmounted.
+            let thread = nix::unistd::gettid();
+            Ok(format!("/proc/{}/task/{thread}/ns/net", std::process::id()).into())
+        })
+    }
+
+    /// Starts the thread; `begin` brings it into the namespace, and says under which path that is found.
+    fn enter(name: &str, begin: impl FnOnce() -> Result<PathBuf> + Send + 'static) -> Result<Self> {
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(16);
+        let (ready, begun) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("ns-{name}"))
             .spawn(move || {
-                let outcome = unshare_onto(&target);
+                let outcome = begin();
                 let good = outcome.is_ok();
                 let _ = ready.send(outcome);
                 if good {
@@ -44,7 +78,7 @@ impl Netns {
                 }
             })
             .context("start the namespace's thread")?;
-        made.recv().context("the namespace's thread ended")??;
+        let path = begun.recv().context("the namespace's thread ended")??;
         let inode = std::fs::metadata(&path)
             .with_context(|| format!("look at {}", path.display()))?
             .ino();
@@ -52,6 +86,7 @@ impl Netns {
             name: name.to_owned(),
             path,
             inode,
+            mounted: false,
             jobs: Some(jobs),
             thread: Some(thread),
         })
@@ -63,7 +98,7 @@ impl Netns {
         &self.name
     }
 
-    /// Its path, as CNI_NETNS has it.
+    /// Its path; where it is mounted, as CNI_NETNS has it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -109,6 +144,9 @@ impl Drop for Netns {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        if !self.mounted {
+            return;
         }
         // A failure shows in the search for what is left.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);

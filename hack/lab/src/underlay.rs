@@ -16,6 +16,7 @@ const PREFIX_V6: u8 = 64;
 /// The underlay of one lab.
 pub struct Underlay {
     netlink: Connection<Route>,
+    bridge: String,
 }
 
 impl Underlay {
@@ -35,7 +36,18 @@ impl Underlay {
             .with_context(|| format!("make the bridge {BRIDGE}"))?;
         address(&netlink, BRIDGE, v4, v6).await?;
         netlink.set_link_up(BRIDGE).await.context("set the bridge up")?;
-        Ok(Self { netlink })
+        Ok(Self {
+            netlink,
+            bridge: BRIDGE.to_owned(),
+        })
+    }
+
+    /// One that somebody else made: a bridge in a network namespace, with the addresses of [`Plan::bridge`].
+    pub fn existing(netns: &Netns, bridge: &str) -> Result<Self> {
+        Ok(Self {
+            netlink: netns.netlink()?,
+            bridge: bridge.to_owned(),
+        })
     }
 
     /// Plugs a machine in: `eth0` in its namespace, with addresses and default routes through the bridge.
@@ -51,7 +63,10 @@ impl Underlay {
         }
         let tried = || format!("plug {port} into the underlay");
         self.netlink.add_link(pair).await.with_context(tried)?;
-        self.netlink.enslave(port, BRIDGE).await.with_context(tried)?;
+        self.netlink
+            .enslave(port, &self.bridge)
+            .await
+            .with_context(tried)?;
         self.netlink.set_link_up(port).await.with_context(tried)?;
         let inside = machine.netlink()?;
         inside.set_link_up("lo").await.with_context(tried)?;
@@ -75,9 +90,9 @@ impl Underlay {
 
     /// The bridge's index, for the capture.
     pub async fn bridge_index(&self) -> Result<u32> {
-        let link = self.netlink.get_link_by_name(BRIDGE).await?;
+        let link = self.netlink.get_link_by_name(&self.bridge).await?;
         Ok(link
-            .with_context(|| format!("the bridge {BRIDGE} is gone"))?
+            .with_context(|| format!("there is no bridge {}", self.bridge))?
             .ifindex())
     }
 }

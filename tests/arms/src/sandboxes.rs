@@ -214,7 +214,7 @@ fn plain(inside: Inside) -> Result<()> {
 
 async fn plain_async(inside: &Inside) -> Result<()> {
     let underlay = Underlay::create().await?;
-    let capture = Capture::start(underlay.bridge_index().await?)?;
+    let capture = Capture::start(underlay.bridge_index().await?, &Plan::cluster_pod_cidrs())?;
     let mut machines = Vec::new();
     for number in 1..=2 {
         let netns = Netns::create(&Plan::node_name(number).0)?;

@@ -19,9 +19,9 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pod_cidrs: &[IpNetwork]) -> Self {
         Self {
-            pod_cidrs: Plan::cluster_pod_cidrs().to_vec(),
+            pod_cidrs: pod_cidrs.to_vec(),
             on_purpose: Plan::mac(Plan::neighbour().0),
             report: UnderlayReport::default(),
         }
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn wireguard_counts_as_such_and_offends_nobody() {
-        let mut counter = Counter::new();
+        let mut counter = Counter::new(&Plan::cluster_pod_cidrs());
         counter.see(&udp(
             NODE,
             [10, 200, 0, 11],
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_pod_address_or_the_marker_in_clear_is_an_offence() {
-        let mut counter = Counter::new();
+        let mut counter = Counter::new(&Plan::cluster_pod_cidrs());
         counter.see(&udp(NODE, [10, 244, 1, 2], [10, 200, 0, 12], 53, b"x"));
         counter.see(&udp(NODE, [10, 200, 0, 11], [10, 244, 9, 9], 53, b"x"));
         counter.see(&udp(NODE, [10, 200, 0, 11], [10, 200, 0, 12], 53, MARKER));
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_neighbour_sends_on_purpose() {
-        let mut counter = Counter::new();
+        let mut counter = Counter::new(&Plan::cluster_pod_cidrs());
         let neighbour = Plan::mac(Plan::neighbour().0);
         counter.see(&udp(neighbour, [10, 200, 0, 250], [10, 244, 1, 2], 53, MARKER));
         let report = counter.report();

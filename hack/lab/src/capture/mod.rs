@@ -5,6 +5,7 @@ mod ring;
 
 use anyhow::{Context, Result, bail};
 use count::Counter;
+use ipnetwork::IpNetwork;
 use meshd_scenario::UnderlayReport;
 use ring::Ring;
 use std::sync::Arc;
@@ -27,12 +28,13 @@ struct Shared {
 }
 
 impl Capture {
-    /// Captures on all interfaces of the calling thread's network namespace. Each packet is counted where it enters
-    /// the underlay: at a port, or at the bridge when the machine itself sends.
-    pub fn start(bridge: u32) -> Result<Self> {
+    /// Captures on all interfaces of the calling thread's network namespace but loopback. Each packet is counted where
+    /// it enters the underlay: at a port, or at the bridge when the machine itself sends. `pod_cidrs` are the
+    /// cluster's.
+    pub fn start(bridge: u32, pod_cidrs: &[IpNetwork]) -> Result<Self> {
         let ring = Ring::open()?;
         let shared = Arc::new(Shared {
-            counter: Mutex::new(Counter::new()),
+            counter: Mutex::new(Counter::new(pod_cidrs)),
             idle: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -77,7 +79,7 @@ fn run(mut ring: Ring, bridge: u32, shared: &Shared) {
         ring.wait();
         let mut counter = shared.counter.lock().unwrap_or_else(PoisonError::into_inner);
         while ring.take(|seen| {
-            if seen.outgoing == (seen.ifindex == bridge) {
+            if !seen.loopback && seen.outgoing == (seen.ifindex == bridge) {
                 counter.see(seen.frame);
             }
         }) {}

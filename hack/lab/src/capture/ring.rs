@@ -21,6 +21,7 @@ pub(super) struct Seen<'a> {
     pub(super) frame: &'a [u8],
     pub(super) ifindex: u32,
     pub(super) outgoing: bool,
+    pub(super) loopback: bool,
 }
 
 /// The capture's socket and its ring.
@@ -124,6 +125,7 @@ impl Ring {
             frame: bytes,
             ifindex: u32::try_from(address.sll_ifindex).unwrap_or(0),
             outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
+            loopback: address.sll_hatype == libc::ARPHRD_LOOPBACK,
         });
         status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.next = (self.next + 1) % FRAMES;

@@ -79,7 +79,7 @@ impl Cluster {
         }
         tell("making the underlay".to_owned());
         let underlay = Underlay::create().await?;
-        let capture = Capture::start(underlay.bridge_index().await?)?;
+        let capture = Capture::start(underlay.bridge_index().await?, &Plan::cluster_pod_cidrs())?;
         let neighbour = Self::plug_neighbour(&underlay, reporter).await?;
         api.start().await?;
         let kubernetes = match kubernetes {

@@ -1,6 +1,7 @@
-//! What probes the network: echo servers, single tries, streams of numbered datagrams, and the neighbour.
+//! What probes the network: echo servers, single tries, streams of numbered datagrams, connections, and the neighbour.
 //! Sockets are made in the namespace they belong to and used from one runtime.
 
+pub mod connection;
 pub mod echo;
 pub mod icmp;
 pub mod neighbour;

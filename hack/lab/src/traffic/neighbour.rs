@@ -24,6 +24,12 @@ impl Neighbour {
         Self { netns }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     /// Sends UDP to a pod's echo server through the node with this MAC: from its own address, and from one that
     /// a pod of another node could have. Returns the payload.
     pub fn send(&self, to: IpAddr, through: MacAddr) -> Result<Vec<u8>> {

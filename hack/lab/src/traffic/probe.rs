@@ -123,7 +123,7 @@ async fn connection(socket: Socket, to: IpAddr, payload: &[u8]) -> io::Result<Ve
 }
 
 #[allow(unsafe_code)]
-fn tcp(socket: Socket) -> tokio::net::TcpSocket {
+pub(super) fn tcp(socket: Socket) -> tokio::net::TcpSocket {
     // SAFETY: the descriptor is a TCP socket that nobody else holds.
     unsafe { tokio::net::TcpSocket::from_raw_fd(socket.into_raw_fd()) }
 }
