@@ -46,7 +46,7 @@ pub(crate) fn on_sim(scenario: &str) -> Result<(), Trouble> {
 }
 
 /// After everyone has reached everyone, each node has shaken hands with each other and carried bytes.
-fn table_is_true(report: &Report) -> Result<(), Trouble> {
+pub(crate) fn table_is_true(report: &Report) -> Result<(), Trouble> {
     let peers = report.nodes.len() - 1;
     let wrong = report.nodes.iter().find(|row| {
         row.peers != peers

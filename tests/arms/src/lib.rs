@@ -1,12 +1,13 @@
 //! Runs the scenarios on every arm that the machine has, and what else needs whole processes.
 //!
 //! An arm that cannot run is skipped by name with its reason; it is a failure where `MESHD_REQUIRE_ARMS` (`sim`,
-//! `netns`, separated by commas) names it. Takes the usual arguments of `cargo test -- ...`.
+//! `netns`, `kubernetes`, separated by commas) names it. Takes the usual arguments of `cargo test -- ...`.
 
 mod arms;
 mod bad_days;
 mod command_line;
 mod first_light;
+mod kubernetes;
 mod programs;
 mod sandboxed;
 mod sandboxes;
@@ -29,8 +30,15 @@ pub fn main() -> ExitCode {
     // One cluster at a time: tests that count lost packets do not share two cores.
     arguments.test_threads.get_or_insert(1);
     let conclusion = libtest_mimic::run(&arguments, trials());
+    let left = kubernetes::shut_down();
     arms::print_durations();
-    conclusion.exit_code()
+    match left {
+        Ok(()) => conclusion.exit_code(),
+        Err(why) => {
+            eprintln!("the cluster could not be taken down: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn entries() -> Vec<Entry> {
@@ -46,5 +54,6 @@ fn trials() -> Vec<Trial> {
     trials.extend(first_light::trials());
     trials.extend(bad_days::trials());
     trials.extend(command_line::trials());
+    trials.extend(kubernetes::trials());
     trials
 }

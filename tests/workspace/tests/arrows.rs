@@ -68,8 +68,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "meshd-scenario",
             "meshd-apiserver",
             "meshd-apiserver-http",
+            "meshd-kubernetes-arm",
             "meshd",
         ],
+    ),
+    (
+        "meshd-kubernetes-arm",
+        &["meshd-model", "meshd-lab", "meshd-scenario"],
     ),
     ("meshd-skip", &[]),
     ("meshd-control-plane", &[]),
