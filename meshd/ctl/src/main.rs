@@ -1,9 +1,14 @@
 //! `meshctl`, the operator's command line of meshd.
 
 mod cli;
+mod client;
+#[cfg(feature = "lab")]
 mod demo;
+#[cfg(feature = "lab")]
 mod interrupt;
+#[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
 mod sim;
 mod status;
 mod table;
@@ -14,12 +19,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let entries = [meshd_lab::scenario::ENTRY, meshd_lab::keep::ENTRY];
-    // Before any thread: a sandbox is this program, started again.
-    if let Some(code) = meshd_lab::sandbox::enter(&entries) {
-        return code;
-    }
-    if let Some(code) = lab::supervisor::enter() {
+    #[cfg(feature = "lab")]
+    if let Some(code) = enter() {
         return code;
     }
     match run(Cli::parse().command) {
@@ -31,10 +32,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Does what this program was started for by itself; none if a person has started it.
+#[cfg(feature = "lab")]
+fn enter() -> Option<ExitCode> {
+    let entries = [meshd_lab::scenario::ENTRY, meshd_lab::keep::ENTRY];
+    // Before any thread: a sandbox is this program, started again.
+    meshd_lab::sandbox::enter(&entries).or_else(lab::supervisor::enter)
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        #[cfg(feature = "lab")]
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "lab")]
         Command::Lab(command) => lab::run(command),
+        #[cfg(feature = "lab")]
         Command::Sim(args) => sim::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Completion { shell } => {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode> {
-    let status = meshd_lab::cluster::agent::status(&args.socket, PATIENCE).context(
+    let status = crate::client::status(&args.socket, PATIENCE).context(
         "the daemon does not say how it is: does meshd run on this node, and is this its socket (--socket)? Only root \
          may ask",
     )?;

@@ -29,6 +29,7 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// 0.42 ms
+#[cfg(feature = "lab")]
 pub(crate) fn millis(micros: u64) -> String {
     format!("{:.2}", micros as f64 / 1000.0)
 }
@@ -48,6 +49,7 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        #[cfg(feature = "lab")]
         assert_eq!(millis(1234), "1.23");
     }
 }
