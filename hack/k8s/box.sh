@@ -57,7 +57,12 @@ part_start() { # BOX PART CMD...
     )
 }
 
-part_log() { [ "$1" = ul ] && echo "$LOGS/$2.log" || echo "$LOGS/$1-$2.log"; }
+part_log() {
+    case $2 in
+        etcd | kube-apiserver | kube-controller-manager | kube-scheduler) echo "$LOGS/$2.log" ;;
+        *) echo "$LOGS/$1-$2.log" ;;
+    esac
+}
 
 # The part's process number inside the box; empty where it does not run.
 part_pid() {

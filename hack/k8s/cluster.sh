@@ -3,7 +3,7 @@
 
 cmd_up() {
     local node
-    COUNT=2 FAMILY=dual CNI_CHOICE=none PROXY=1 SECOND_NIC=0
+    COUNT=2 FAMILY=dual CNI_CHOICE=none PROXY=1 SECOND_NIC=0 CONTROL=ul
     while [ $# -gt 0 ]; do
         case $1 in
             --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
@@ -12,12 +12,13 @@ cmd_up() {
             --cni) CNI_CHOICE=${2:-}; shift 2 ;;
             --no-proxy) PROXY=0; shift ;;
             --second-nic) SECOND_NIC=1; shift ;;
+            --control-plane-node) CONTROL=n0; shift ;;
             *) die "up does not know '$1'" ;;
         esac
     done
     [[ $COUNT =~ ^[1-9][0-9]?$ ]] || die "--nodes takes 1 to 99, not '$COUNT'"
     case $CNI_CHOICE in none | reference) ;; *) die "--cni is none or reference, not '$CNI_CHOICE'" ;; esac
-    set_family "$FAMILY"
+    set_family "$FAMILY" "$CONTROL"
     check_machine
     build_all 0
 
@@ -29,7 +30,7 @@ cmd_up() {
     trap 'exit 143' TERM HUP
     chmod 700 "$STATE"
     mkdir "$PKI" "$CONF" "$LOGS" "$NODES"
-    printf '%s\n' "COUNT=$COUNT" "FAMILY=$FAMILY" "CNI_CHOICE=$CNI_CHOICE" "PROXY=$PROXY" "SECOND_NIC=$SECOND_NIC" >"$STATE/cluster"
+    printf '%s\n' "COUNT=$COUNT" "FAMILY=$FAMILY" "CNI_CHOICE=$CNI_CHOICE" "PROXY=$PROXY" "SECOND_NIC=$SECOND_NIC" "CONTROL=$CONTROL" >"$STATE/cluster"
     cgroup_make "$NAME"
     mkdir -p "$CGROUP/$PROCESSES/$NAME/processes"
     cgroup_join
@@ -37,9 +38,10 @@ cmd_up() {
     # shellcheck disable=SC2046
     make_pki $(node_names)
     underlay_up
+    [ "$CONTROL" = ul ] || node_box "$CONTROL"
     control_plane_up
     say "API server ready after $SECONDS s"
-    in_parallel node_up
+    in_parallel node_start
     wait_for 30 "the first service account" kubectl get serviceaccount default
     coredns_apply
     if [ "$CNI_CHOICE" = reference ]; then
@@ -52,6 +54,8 @@ cmd_up() {
     say "$COUNT nodes up after $SECONDS s; state and logs are in $STATE"
     [ "$CNI_CHOICE" != none ] || say "the nodes are NotReady until a network is installed"
 }
+
+node_start() { if [ "$1" = "$CONTROL" ]; then node_services "$1"; else node_up "$1"; fi; }
 
 # Runs a function for every node at once; fails if one does.
 in_parallel() {
@@ -161,8 +165,9 @@ cmd_status() {
     echo "cluster $NAME: $COUNT nodes, $FAMILY, network $CNI_CHOICE; API server $API"
     echo "state $STATE, logs $LOGS, binaries $BIN"
     for box in ul $(node_names); do
-        parts=(containerd kubelet kube-proxy)
-        [ "$box" != ul ] || parts=(etcd kube-apiserver kube-controller-manager kube-scheduler)
+        parts=()
+        [ "$box" != "$CONTROL" ] || parts+=(etcd kube-apiserver kube-controller-manager kube-scheduler)
+        [ "$box" = ul ] || parts+=(containerd kubelet kube-proxy)
         for part in "${parts[@]}"; do
             [ -n "$(part_pid "$box" "$part")" ] && echo "$box $part runs" || echo "$box $part does not run"
         done

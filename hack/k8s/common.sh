@@ -20,7 +20,7 @@ set_name() {
     ADMIN=$CONF/admin.kubeconfig
 }
 
-# The underlay: node X has 10.200.0.(10+X) and fd00:200::(16+X), the API server's machine has .1.
+# The underlay: node X has 10.200.0.(10+X) and fd00:200::(16+X), the machine between them has .1.
 UNDERLAY4=10.200.0 UNDERLAY6=fd00:200:
 SECOND4=10.201.0 SECOND6=fd00:201:
 PODS4=10.244.0.0/14 PODS6=fd00:244::/48
@@ -30,16 +30,21 @@ node_host6() { printf ':%x' $((16 + ${1#n})); }
 node4() { echo "$UNDERLAY4.$(node_host4 "$1")"; }
 node6() { echo "$UNDERLAY6$(node_host6 "$1")"; }
 
-# What depends on the IP family. FAMILY is dual or ipv6, and remembered by the cluster.
-set_family() {
-    FAMILY=$1
+# What depends on the IP family, and on where the control plane runs: in the box "ul", beside the nodes' wire, or on a
+# node of its own, n0. Both are remembered by the cluster.
+set_family() { # dual|ipv6 ul|n0
+    FAMILY=$1 CONTROL=$2
     case $FAMILY in
         dual)
-            API_ADDRESS=$UNDERLAY4.1 API=https://$UNDERLAY4.1:6443 DNS=10.96.0.10
+            API_ADDRESS=$UNDERLAY4.1
+            [ "$CONTROL" = ul ] || API_ADDRESS=$(node4 "$CONTROL")
+            API=https://$API_ADDRESS:6443 DNS=10.96.0.10
             PODS=$PODS4,$PODS6 SERVICES=$SERVICES4,$SERVICES6
             ;;
         ipv6)
-            API_ADDRESS=$UNDERLAY6:1 API="https://[$UNDERLAY6:1]:6443" DNS=fd00:96::a
+            API_ADDRESS=$UNDERLAY6:1
+            [ "$CONTROL" = ul ] || API_ADDRESS=$(node6 "$CONTROL")
+            API="https://[$API_ADDRESS]:6443" DNS=fd00:96::a
             PODS=$PODS6 SERVICES=$SERVICES6
             ;;
         *) die "--family is dual or ipv6, not '$FAMILY'" ;;
@@ -49,14 +54,18 @@ set_family() {
 # Reads what `up` wrote about the running cluster.
 load_cluster() {
     [ -r "$STATE/cluster" ] || die "no cluster '$NAME' is up (looked for $STATE/cluster): hack/kubernetes up --nodes 2"
+    CONTROL=ul
     . "$STATE/cluster"
-    set_family "$FAMILY"
+    set_family "$FAMILY" "$CONTROL"
     find_bin
 }
 
-node_names() { seq -f 'n%g' 1 "$COUNT"; }
+node_names() {
+    [ "$CONTROL" = ul ] || echo "$CONTROL"
+    seq -f 'n%g' 1 "$COUNT"
+}
 known_node() {
-    [[ $1 =~ ^n[1-9][0-9]*$ ]] && [ "${1#n}" -le "$COUNT" ] || die "no node '$1': there are $(node_names | xargs)"
+    node_names | grep -qxF -- "$1" || die "no node '$1': there are $(node_names | xargs)"
 }
 
 # wait_for SECONDS WHAT CMD...: polls until the command succeeds; says what did not come.

@@ -1,4 +1,4 @@
-# The underlay and the control plane, in one box. Sourced by hack/kubernetes.
+# The underlay, and the control plane in the box that CONTROL names. Sourced by hack/kubernetes.
 # shellcheck shell=bash
 
 underlay() { nsenter --net="/run/netns/$(netns ul)" env "PATH=$BIN:$PATH" "KUBECONFIG=$ADMIN" "$@"; }
@@ -27,7 +27,7 @@ wire() { # BRIDGE ADDRESS4 ADDRESS6
 control_plane_up() {
     mkdir -p "$STATE/etcd"
     # The cluster is thrown away with the machine's power: no fsync.
-    part_start ul etcd etcd --data-dir "$STATE/etcd" --unsafe-no-fsync --log-level warn --name "$NAME" \
+    part_start "$CONTROL" etcd etcd --data-dir "$STATE/etcd" --unsafe-no-fsync --log-level warn --name "$NAME" \
         --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
         --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
         --initial-cluster "$NAME=http://127.0.0.1:2380"
@@ -35,18 +35,18 @@ control_plane_up() {
     local credentials=() masks=(--node-cidr-mask-size-ipv4=24 --node-cidr-mask-size-ipv6=64) kubeconfig=$CONF/controller-manager.kubeconfig
     [ "$FAMILY" = dual ] || masks=(--node-cidr-mask-size=64)
     credentials=(--kubeconfig="$kubeconfig" --authentication-kubeconfig="$kubeconfig" --authorization-kubeconfig="$kubeconfig")
-    part_start ul kube-controller-manager kube-controller-manager "${credentials[@]}" --leader-elect=false --bind-address=127.0.0.1 \
+    part_start "$CONTROL" kube-controller-manager kube-controller-manager "${credentials[@]}" --leader-elect=false --bind-address=127.0.0.1 \
         --use-service-account-credentials --service-account-private-key-file="$PKI/service-accounts.key" --root-ca-file="$PKI/ca.crt" \
         --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" \
         --allocate-node-cidrs --cluster-cidr="$PODS" --service-cluster-ip-range="$SERVICES" "${masks[@]}" \
         --kube-api-qps=100 --kube-api-burst=200
     kubeconfig=$CONF/scheduler.kubeconfig
     credentials=(--kubeconfig="$kubeconfig" --authentication-kubeconfig="$kubeconfig" --authorization-kubeconfig="$kubeconfig")
-    part_start ul kube-scheduler kube-scheduler "${credentials[@]}" --leader-elect=false --bind-address=127.0.0.1
+    part_start "$CONTROL" kube-scheduler kube-scheduler "${credentials[@]}" --leader-elect=false --bind-address=127.0.0.1
 }
 
 apiserver_up() {
-    part_start ul kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 \
+    part_start "$CONTROL" kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 \
         --bind-address="$([ "$FAMILY" = dual ] && echo 0.0.0.0 || echo ::)" --advertise-address="$API_ADDRESS" --secure-port=6443 \
         --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" --client-ca-file="$PKI/ca.crt" \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged \
@@ -55,17 +55,17 @@ apiserver_up() {
         --kubelet-client-certificate="$PKI/apiserver-to-kubelet.crt" --kubelet-client-key="$PKI/apiserver-to-kubelet.key" \
         --kubelet-preferred-address-types=InternalIP --service-cluster-ip-range="$SERVICES" --profiling=false
     apiserver_ready() {
-        [ -n "$(part_pid ul kube-apiserver)" ] || { tail -n 5 "$LOGS/kube-apiserver.log" >&2; die "the API server ended; its log is $LOGS/kube-apiserver.log"; }
+        [ -n "$(part_pid "$CONTROL" kube-apiserver)" ] || { tail -n 5 "$(part_log "$CONTROL" kube-apiserver)" >&2; die "the API server ended; its log is $(part_log "$CONTROL" kube-apiserver)"; }
         [ "$(kubectl --request-timeout=2s get --raw /readyz 2>/dev/null)" = ok ]
     }
-    wait_for 60 "the API server (log: $LOGS/kube-apiserver.log)" apiserver_ready
+    wait_for 60 "the API server (log: $(part_log "$CONTROL" kube-apiserver))" apiserver_ready
 }
 
 cmd_apiserver() {
     load_cluster
     case ${1:-} in
         start) apiserver_up ;;
-        stop) part_stop ul kube-apiserver TERM 3 ;; # left alone, it waits up to a minute for its watchers
+        stop) part_stop "$CONTROL" kube-apiserver TERM 3 ;; # left alone, it waits up to a minute for its watchers
         *) die "apiserver start or stop" ;;
     esac
 }

@@ -26,6 +26,7 @@ cmd_e2e() {
         esac
     done
     load_cluster
+    [ "$CONTROL" != ul ] || [ "$CNI_CHOICE" = reference ] || die "the suite has the API server talk to pods, so that it must be on a node: up --control-plane-node"
     build_all 1
     suite_load
     report=${report:-$STATE/e2e/$(date +%Y%m%d-%H%M%S)}

@@ -3,10 +3,20 @@
 
 node_up() { # NODE: also after a reboot, with the disk that it had
     local node=$1
-    node_network "$node"
-    node_files "$node"
-    cgroup_make "$NAME/$node"
-    box_start "$node"
+    node_box "$node"
+    [ "$node" != "$CONTROL" ] || control_plane_up
+    node_services "$node"
+}
+
+node_box() {
+    node_network "$1"
+    node_files "$1"
+    cgroup_make "$NAME/$1"
+    box_start "$1"
+}
+
+node_services() {
+    local node=$1
     service_start "$node" containerd
     node_images "$node"
     service_start "$node" kubelet
@@ -55,7 +65,8 @@ node_files() {
 node_addresses() { [ "$FAMILY" = dual ] && echo "$(node4 "$1"),$(node6 "$1")" || node6 "$1"; }
 
 service_start() { # NODE SERVICE
-    local node=$1 service=$2
+    local node=$1 service=$2 taints=()
+    [ "$node" != "$CONTROL" ] || taints=(--register-with-taints=node-role.kubernetes.io/control-plane:NoSchedule)
     case $service in
         containerd)
             part_start "$node" containerd containerd -c /etc/kubernetes/containerd.toml
@@ -63,7 +74,7 @@ service_start() { # NODE SERVICE
             ;;
         kubelet)
             part_start "$node" kubelet kubelet --config=/etc/kubernetes/kubelet.yaml --kubeconfig=/etc/kubernetes/kubelet.kubeconfig \
-                --hostname-override="$node" --node-ip="$(node_addresses "$node")" --v=2
+                --hostname-override="$node" --node-ip="$(node_addresses "$node")" "${taints[@]}" --v=2
             ;;
         kube-proxy) part_start "$node" kube-proxy kube-proxy --config=/etc/kubernetes/kube-proxy.yaml --v=2 ;;
         *) die "a node's services are containerd, kubelet and kube-proxy, not '$service'" ;;

@@ -12,7 +12,7 @@ make_pki() { # NODE...
     openssl pkey -in "$PKI/service-accounts.key" -pubout -out "$PKI/service-accounts.pub"
 
     local service=kubernetes.default.svc
-    certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:kubernetes.default,DNS:$service,DNS:$service.cluster.local,DNS:localhost,IP:127.0.0.1,IP:::1,IP:$UNDERLAY4.1,IP:$UNDERLAY6:1,IP:10.96.0.1,IP:fd00:96::1"
+    certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:kubernetes.default,DNS:$service,DNS:$service.cluster.local,DNS:localhost,IP:127.0.0.1,IP:::1,IP:$UNDERLAY4.1,IP:$UNDERLAY6:1,IP:$API_ADDRESS,IP:10.96.0.1,IP:fd00:96::1"
     certificate apiserver-to-kubelet /O=system:masters/CN=apiserver-to-kubelet
     client admin /O=system:masters/CN=admin
     client controller-manager /CN=system:kube-controller-manager
