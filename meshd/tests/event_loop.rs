@@ -8,8 +8,8 @@ use meshd::drivers::{Closed, Port};
 use meshd::run::{Loop, LoopError, Ports};
 use meshd::socket::{Reply, SocketMessage};
 use meshd_core::{
-    CniCall, Config, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent, NodeAgent, RequestId,
-    StoreAction, StoreEvent,
+    CniCall, Config, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent, NodeAgent, Outside,
+    RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, code};
 use meshd_model::kernel::{KernelState, UnderlayAddress};
@@ -31,6 +31,7 @@ fn config() -> Config {
     Config {
         service_cidrs: Vec::new(),
         resync: Duration::from_millis(100),
+        outside: Outside::default(),
         allow_unnamed_pods: true,
         ..script::config(PublicKey([255; 32]))
     }

@@ -2,7 +2,7 @@
 
 use meshd::record::{Options, Record, Recorder, read_segment, segments};
 use meshd::settings::value::LogFormat;
-use meshd_core::{Config, Endpoints, Event, Identity, KubeEvent, NodeAgent};
+use meshd_core::{Config, Endpoints, Event, Identity, KubeEvent, NodeAgent, Outside};
 use meshd_model::kernel::Mark;
 use meshd_model::{KeyHandle, PublicKey};
 use std::os::unix::process::ExitStatusExt;
@@ -36,6 +36,7 @@ fn child() {
         mtu: None,
         resync: Duration::from_secs(60),
         address_rest: Duration::from_secs(60),
+        outside: Outside::default(),
         allow_unnamed_pods: false,
     };
     let now = meshd::clock::now();

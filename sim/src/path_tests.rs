@@ -6,10 +6,10 @@ use crate::node::private_key;
 use crate::sim::{Sim, WIREGUARD_PORT};
 use crate::traffic::{DISCARD, Place};
 use ipnetwork::IpNetwork;
-use meshd_core::KernelOp;
+use meshd_core::{KernelOp, METADATA};
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{
-    Device, Firewall, Mark, Peer, PodLink, Route, RouteTarget, Rule, TABLE_MAIN, UNREACHABLE_METRIC,
+    Device, Firewall, Mark, Outside, Peer, PodLink, Route, RouteTarget, Rule, TABLE_MAIN, UNREACHABLE_METRIC,
 };
 use meshd_model::{AttachmentId, KeyHandle};
 use meshd_scenario::{Outcome, ProbeKind};
@@ -50,6 +50,11 @@ fn operations(sim: &Sim, node: usize, other: usize) -> Vec<KernelOp> {
         KernelOp::SetFirewall(Firewall {
             pod_cidrs: config::pod_cidrs().into(),
             device: "meshd0".into(),
+            mark: MARK,
+            outside: Outside {
+                masquerade: true,
+                refused: METADATA.map(IpNetwork::from).into(),
+            },
         }),
         KernelOp::SetDevice(Device {
             name: "meshd0".into(),

@@ -4,6 +4,7 @@ use ipnetwork::IpNetwork;
 use meshd_model::kernel::Mark;
 use meshd_model::{KeyHandle, NodeName, PublicKey};
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Configuration of one node's agent. Part of every recording, so it holds no secret.
@@ -36,9 +37,40 @@ pub struct Config {
     pub resync: Duration,
     /// How long a freed address rests before it is handed out again.
     pub address_rest: Duration,
+    /// What pods reach outside of the cluster.
+    pub outside: Outside,
     /// Whether ADD succeeds for a container of which the runtime names no pod.
     pub allow_unnamed_pods: bool,
 }
+
+/// The world outside of the cluster, as pods see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// Whether what pods send there leaves with the node's address.
+    pub masquerade: bool,
+    /// Destinations there that pods do not reach: nothing leaves for them, translated or not.
+    pub except: Vec<IpNetwork>,
+    /// Whether pods reach the [cloud's metadata](METADATA).
+    pub metadata: bool,
+}
+
+impl Default for Outside {
+    fn default() -> Self {
+        Self {
+            masquerade: true,
+            except: Vec::new(),
+            metadata: false,
+        }
+    }
+}
+
+/// Where clouds tell a machine about itself, and give it credentials: 169.254.169.254 on nearly all, fd00:ec2::254 on
+/// AWS (EC2's IMDS over IPv6), fd20:ce::254 on Google's. What a pod reads there is the node's, not its own.
+pub const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
 
 /// The node's key as the agent knows it: a handle and the public half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

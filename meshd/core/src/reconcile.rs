@@ -12,12 +12,13 @@
 //! The gate: the store is loaded, the own Node has pod CIDRs, and the Nodes were listed once. Until then an agent
 //! that was restarted leaves everything as it found it: pods that run keep their traffic.
 
-use crate::TimerKind;
 use crate::action::{KernelOp, Resource};
 use crate::agent::NodeAgent;
 use crate::observed::RouteKey;
 use crate::ops::Task;
-use meshd_model::kernel::{Device, DeviceState, Firewall};
+use crate::{METADATA, TimerKind};
+use meshd_model::kernel::{Device, DeviceState, Firewall, Outside};
+use meshd_model::net::{canonical, host};
 use meshd_model::{AttachmentId, Now};
 use std::net::IpAddr;
 
@@ -173,6 +174,27 @@ impl NodeAgent {
         Firewall {
             pod_cidrs: self.bounds.pods.iter().copied().collect(),
             device: self.config.device.clone(),
+            mark: self.config.mark,
+            outside: self.desired_outside(),
+        }
+    }
+
+    /// Service addresses are refused as well: they mean something within the cluster only, so that one that nobody has
+    /// translated, because kube-proxy is away or just starts, would tell a stranger what was meant for a Service.
+    fn desired_outside(&self) -> Outside {
+        let wanted = &self.config.outside;
+        let metadata = METADATA.map(host).into_iter().filter(|_| !wanted.metadata);
+        let except = wanted.except.iter().copied().map(canonical);
+        Outside {
+            masquerade: wanted.masquerade,
+            refused: self
+                .bounds
+                .services
+                .iter()
+                .copied()
+                .chain(except)
+                .chain(metadata)
+                .collect(),
         }
     }
 

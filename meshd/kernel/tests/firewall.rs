@@ -6,14 +6,15 @@ use support::icmp;
 
 use meshd_core::KernelOp::{AttachPod, SetFirewall};
 use meshd_model::attachment::MacAddr;
-use meshd_model::kernel::Firewall;
+use meshd_model::kernel::{Firewall, Mark, Outside};
 use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule, RuleInfo};
 use nlink::{Connection, Nftables};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use support::{
-    BRIEFLY, Inbox, Node, PATIENCE, Sandbox, add_addresses, firewall, neighbour, node, pod, pod_entries, send,
+    BRIEFLY, Inbox, PATIENCE, Sandbox, Site, add_addresses, firewall, node, open_firewall, pod, pod_entries,
+    send, site,
 };
 
 /// The pod's, the node's overlay, an absent pod's and the neighbour's address, in both families.
@@ -26,30 +27,6 @@ const FAMILIES: [[&str; 4]; 2] = [
         "[2001:db8::2]",
     ],
 ];
-
-struct Site {
-    pod: Sandbox,
-    neighbour: Sandbox,
-}
-
-async fn site(node: &mut Node) -> Site {
-    node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
-        .await;
-    node.firewall().await;
-    let pod_ns = Sandbox::new();
-    let link = pod(&pod_ns, 2);
-    node.apply(AttachPod(link)).await;
-    let neighbour = neighbour(node).await;
-    // A way out for an absent pod's address, as a lost route would leave it: the node's default route.
-    let v4 = nlink::netlink::route::Ipv4Route::default_route().gateway([192, 0, 2, 2].into());
-    node.conn.add_route(v4.dev("eth0")).await.unwrap();
-    let v6 = nlink::netlink::route::Ipv6Route::default_route().gateway("2001:db8::2".parse().unwrap());
-    node.conn.add_route(v6.dev("eth0")).await.unwrap();
-    Site {
-        pod: pod_ns,
-        neighbour,
-    }
-}
 
 /// Every way a plaintext packet could take; which of them arrive in so long.
 fn arrivals(site: &Site, patience: Duration) -> Vec<String> {
@@ -121,7 +98,7 @@ fn arrivals(site: &Site, patience: Duration) -> Vec<String> {
 #[test]
 fn plaintext_passes_in_no_direction_and_all_of_it_without_the_table() {
     node("plaintext_passes_in_no_direction", |mut node| async move {
-        let site = site(&mut node).await;
+        let site = site(&mut node, firewall()).await;
         assert_eq!(arrivals(&site, BRIEFLY), Vec::<String>::new());
 
         // The control: what is tried does arrive where nothing forbids it.
@@ -136,7 +113,7 @@ fn plaintext_passes_in_no_direction_and_all_of_it_without_the_table() {
 #[test]
 fn no_icmp_error_quotes_a_pods_packet_on_the_underlay() {
     node("no_icmp_error_quotes", |mut node| async move {
-        let site = site(&mut node).await;
+        let site = site(&mut node, firewall()).await;
         let nft = Connection::<Nftables>::new().unwrap();
         let ping = [8, 0, 0, 0, 0, 0, 0, 0];
         // An error of each family: from a pod, to a pod, about neither, and an echo that only looks alike.
@@ -199,7 +176,7 @@ fn no_icmp_error_quotes_a_pods_packet_on_the_underlay() {
 #[test]
 fn what_is_translated_passes() {
     node("what_is_translated_passes", |mut node| async move {
-        let site = site(&mut node).await;
+        let site = site(&mut node, firewall()).await;
         let nft = Connection::<Nftables>::new().unwrap();
         nft.add_table("masquerade", Family::Inet).await.unwrap();
         let chain = Chain::new("masquerade", "postrouting")
@@ -238,7 +215,7 @@ fn what_is_translated_passes() {
 #[test]
 fn a_pod_sends_as_itself_only() {
     node("a_pod_sends_as_itself_only", |mut node| async move {
-        let site = site(&mut node).await;
+        let site = site(&mut node, firewall()).await;
         let other = Sandbox::new();
         node.apply(AttachPod(pod(&other, 3))).await;
         let inboxes = || [Inbox::at("0.0.0.0:0"), Inbox::at("[::]:0")];
@@ -293,7 +270,7 @@ fn a_pod_sends_as_itself_only() {
 #[test]
 fn the_firewall_is_replaced_as_a_whole_and_keeps_the_pods_entries() {
     node("the_firewall_is_replaced", |mut node| async move {
-        let _site = site(&mut node).await;
+        let _site = site(&mut node, firewall()).await;
         let entries = pod_entries().await;
         assert_eq!(entries.len(), 2);
         assert_eq!(node.observe().await.firewall, Some(firewall()));
@@ -312,6 +289,21 @@ fn the_firewall_is_replaced_as_a_whole_and_keeps_the_pods_entries() {
         let wide = Firewall {
             pod_cidrs: cidrs.map(|c| c.parse().unwrap()).into(),
             device: "wg1".to_owned(),
+            mark: Mark {
+                value: 0x1000_0000,
+                mask: 0x1000_0000,
+            },
+            outside: Outside {
+                masquerade: true,
+                refused: [
+                    "169.254.169.254/32",
+                    "192.168.0.0/16",
+                    "fd00:ec2::254/128",
+                    "fd01::/64",
+                ]
+                .map(|c| c.parse().unwrap())
+                .into(),
+            },
         };
         node.apply(SetFirewall(wide.clone())).await;
         assert_eq!(node.observe().await.firewall, Some(wide));
@@ -323,7 +315,7 @@ fn the_firewall_is_replaced_as_a_whole_and_keeps_the_pods_entries() {
 #[test]
 fn while_the_table_is_replaced_nothing_leaks_and_nothing_is_lost() {
     node("while_the_table_is_replaced", |mut node| async move {
-        let site = site(&mut node).await;
+        let site = site(&mut node, firewall()).await;
         let inbox = Inbox::within(&site.pod, "0.0.0.0:0");
         let to_pod = format!("10.244.1.2:{}", inbox.port());
         let echo = support::spawn_echo(std::net::UdpSocket::bind("10.244.1.1:0").unwrap());
@@ -371,10 +363,10 @@ fn while_the_table_is_replaced_nothing_leaks_and_nothing_is_lost() {
 #[test]
 fn a_table_that_was_changed_counts_as_none() {
     node("a_table_that_was_changed", |mut node| async move {
-        node.firewall().await;
+        node.apply(SetFirewall(open_firewall())).await;
         let nft = Connection::<Nftables>::new().unwrap();
         assert_eq!(listing(&nft).await, LISTING);
-        assert_eq!(node.observe().await.firewall, Some(firewall()));
+        assert_eq!(node.observe().await.firewall, Some(open_firewall()));
 
         for n in 0..LISTING.len() {
             // The handles are new ones each time.
@@ -386,40 +378,46 @@ fn a_table_that_was_changed_counts_as_none() {
             nft.del_rule("meshd", &rule.chain, Family::Inet, rule.handle)
                 .await
                 .unwrap();
-            assert_eq!(
+            // Without one of what is refused, it is the table of a node that refuses less.
+            assert_ne!(
                 node.observe().await.firewall,
-                None,
+                Some(open_firewall()),
                 "without rule {n}, of chain {}",
                 rule.chain
             );
-            node.firewall().await;
+            node.apply(SetFirewall(open_firewall())).await;
         }
-        for chain in ["ingress", "egress", "from_pod"] {
+        for chain in ["ingress", "egress", "from_pod", "forward", "masquerade"] {
             nft.flush_chain("meshd", chain, Family::Inet).await.unwrap();
-            assert_eq!(node.observe().await.firewall, None, "with chain {chain} flushed");
-            node.firewall().await;
+            assert_ne!(
+                node.observe().await.firewall,
+                Some(open_firewall()),
+                "with chain {chain} flushed"
+            );
+            node.apply(SetFirewall(open_firewall())).await;
         }
         nft.del_chain("meshd", "egress", Family::Inet).await.unwrap();
         assert_eq!(node.observe().await.firewall, None, "without a chain");
-        node.firewall().await;
+        node.apply(SetFirewall(open_firewall())).await;
         nft.add_chain(Chain::new("meshd", "more").unwrap().family(Family::Inet))
             .await
             .unwrap();
         assert_eq!(node.observe().await.firewall, None, "with a chain more");
-        node.firewall().await;
+        node.apply(SetFirewall(open_firewall())).await;
         nft.add_rule(Rule::new("meshd", "ingress").family(Family::Inet).accept())
             .await
             .unwrap();
         assert_eq!(node.observe().await.firewall, None, "with a rule more");
         nft.flush_ruleset().await.unwrap();
         assert_eq!(node.observe().await.firewall, None);
-        node.firewall().await;
-        assert_eq!(node.observe().await.firewall, Some(firewall()));
+        node.apply(SetFirewall(open_firewall())).await;
+        assert_eq!(node.observe().await.firewall, Some(open_firewall()));
     });
 }
 
 /// As `nft -s list table inet meshd` has the rules, chain by chain.
 const LISTING: &[&str] = &[
+    "egress: oifname \"wg0\" meta mark & 0x00000f00 == 0x00000500 counter drop",
     "egress: oifname \"mshp*\" accept",
     "egress: oifname \"lo\" accept",
     "egress: oifname \"wg0\" accept",
@@ -432,6 +430,15 @@ const LISTING: &[&str] = &[
     "egress: ip6 daddr fd00:244::/48 counter drop",
     "egress: registers",
     "egress: registers",
+    "forward: iifname \"mshp*\" tcp flags syn tcp option maxseg size set rt mtu",
+    "forward: oifname \"mshp*\" tcp flags syn tcp option maxseg size set rt mtu",
+    "forward: iifname \"wg0\" tcp flags syn tcp option maxseg size set rt mtu",
+    "forward: oifname \"wg0\" tcp flags syn tcp option maxseg size set rt mtu",
+    "forward: oifname \"mshp*\" accept",
+    "forward: oifname \"wg0\" accept",
+    "forward: iifname \"mshp*\" ip daddr 169.254.169.254 counter drop",
+    "forward: iifname \"mshp*\" ip daddr 198.51.100.0/24 counter drop",
+    "forward: iifname \"mshp*\" ip6 daddr fd00:ec2::254 counter drop",
     // iifname . ether saddr . ip saddr @pods4 accept, and the same of pods6: spelled out in registers.
     "from_pod: registers",
     "from_pod: registers",
@@ -450,6 +457,12 @@ const LISTING: &[&str] = &[
     "ingress: ip6 daddr fd00:244::/48 counter drop",
     "ingress: registers",
     "ingress: registers",
+    "masquerade: oifname \"mshp*\" accept",
+    "masquerade: oifname \"wg0\" accept",
+    "masquerade: ip daddr 10.244.0.0/16 accept",
+    "masquerade: ip6 daddr fd00:244::/48 accept",
+    "masquerade: iifname \"mshp*\" ip saddr 10.244.0.0/16 counter masquerade fully-random",
+    "masquerade: iifname \"mshp*\" ip6 saddr fd00:244::/48 counter masquerade fully-random",
 ];
 
 async fn listing(nft: &Connection<Nftables>) -> Vec<String> {

@@ -42,7 +42,7 @@ pub struct Mark {
     pub mask: u32,
 }
 
-/// The fail-closed rules. `pod_cidrs` is the whole cluster's.
+/// The fail-closed rules, and what pods reach outside of the cluster. `pod_cidrs` is the whole cluster's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Firewall {
     /// No packet with such a source or destination leaves or enters through anything but `device`, a pod's veth
@@ -50,6 +50,21 @@ pub struct Firewall {
     pub pod_cidrs: BTreeSet<IpNetwork>,
     /// The WireGuard interface.
     pub device: String,
+    /// Mark of the device's own packets: what carries it does not enter the device again.
+    pub mark: Mark,
+    /// What pods reach outside of the cluster.
+    pub outside: Outside,
+}
+
+/// The world outside of the cluster, as this node's pods see it: whatever is reached neither through the tunnel nor
+/// in a pod of this node nor at the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// Whether what pods send there leaves with the node's address. Otherwise it is dropped, unless something else on
+    /// the node translates it.
+    pub masquerade: bool,
+    /// Destinations there that pods do not reach, canonical, whoever translates.
+    pub refused: BTreeSet<IpNetwork>,
 }
 
 /// The WireGuard interface as desired.

@@ -2,7 +2,7 @@
 
 use super::Settings;
 use super::value::EndpointChoice;
-use meshd_core::{Config, Endpoints, Identity};
+use meshd_core::{Config, Endpoints, Identity, Outside};
 use meshd_model::NodeName;
 use std::time::Duration;
 
@@ -29,6 +29,11 @@ impl Settings {
             mtu: wireguard.mtu,
             resync: Duration::from_secs(self.resync_seconds),
             address_rest: Duration::from_secs(self.pods.address_rest_seconds),
+            outside: Outside {
+                masquerade: self.outside.masquerade,
+                except: self.outside.except.clone(),
+                metadata: self.outside.metadata,
+            },
             allow_unnamed_pods: self.pods.allow_unnamed,
         }
     }

@@ -97,6 +97,18 @@ pub const KEYS: &[Key] = &[
         doc: "The folder where the container runtime looks for plugins (/opt/cni/bin of the host), for meshd install. Default: none.",
     },
     Key {
+        path: "outside.masquerade",
+        doc: "Whether pods reach addresses outside of the cluster, with this node's address in place of their own. If not, what they send there is dropped, unless something else on the node translates it. Default: true.",
+    },
+    Key {
+        path: "outside.except",
+        doc: "Destinations outside of the cluster that pods do not reach: what they send there is dropped and counted, never sent with a pod's address. Services and other nodes' own addresses are not outside. Default: none.",
+    },
+    Key {
+        path: "outside.metadata",
+        doc: "Whether pods reach the cloud's metadata (169.254.169.254, fd00:ec2::254, fd20:ce::254), which gives them the node's credentials. Default: false.",
+    },
+    Key {
         path: "recording.enabled",
         doc: "Whether the agent's events and actions are recorded, for replay. Default: true.",
     },

@@ -51,6 +51,8 @@ pub struct Settings {
     pub pods: Pods,
     /// The node's CNI folders.
     pub cni: Cni,
+    /// The world outside of the cluster.
+    pub outside: Outside,
     /// The recording.
     pub recording: Recording,
     /// The log.
@@ -70,6 +72,7 @@ impl Default for Settings {
             wireguard: Wireguard::default(),
             pods: Pods::default(),
             cni: Cni::default(),
+            outside: Outside::default(),
             recording: Recording::default(),
             log: Log::default(),
         }
@@ -153,6 +156,28 @@ impl Cni {
     pub fn target(&self) -> Option<PathBuf> {
         let name = self.conflist.as_ref()?.file_name()?;
         Some(self.conf_dir.as_ref()?.join(name))
+    }
+}
+
+/// The world outside of the cluster, as pods see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outside {
+    /// Whether pods reach it, with the node's address.
+    pub masquerade: bool,
+    /// Destinations there that pods do not reach.
+    pub except: Vec<IpNetwork>,
+    /// Whether pods reach the cloud's metadata.
+    pub metadata: bool,
+}
+
+impl Default for Outside {
+    fn default() -> Self {
+        Self {
+            masquerade: true,
+            except: Vec::new(),
+            metadata: false,
+        }
     }
 }
 

@@ -119,6 +119,8 @@ fn each_value_that_does_not_fit_is_named() {
         ("[wireguard]\nroute_table = 254", "system's own"),
         ("[wireguard]\nrule_priority = 32766", "32765"),
         ("[recording]\nsegment_mib = 8\ntotal_mib = 15", "two of"),
+        ("[outside]\nexcept = ['10.244.7.0/24']", "not outside"),
+        ("[outside]\nexcept = ['192.0.2.1/24']", "write 192.0.2.0/24"),
     ] {
         let found = problems(&format!("{MINIMAL}{added}"));
         assert!(found.iter().any(|p| p.contains(expected)), "{added}: {found:?}");

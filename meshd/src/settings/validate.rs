@@ -99,6 +99,7 @@ impl Settings {
         let lists = [
             ("cluster_pod_cidrs", &self.cluster_pod_cidrs),
             ("service_cidrs", &self.service_cidrs),
+            ("outside.except", &self.outside.except),
         ];
         for (key, list) in lists {
             problems.check(list.len() <= PREFIXES_MAX, || {
@@ -115,6 +116,11 @@ impl Settings {
             for other in self.cluster_pod_cidrs.iter().take(i) {
                 problems.check(!overlaps(*pods, *other), || {
                     format!("cluster_pod_cidrs {other} and {pods} overlap: keep the wider one")
+                });
+            }
+            for except in self.outside.except.iter().take(PREFIXES_MAX) {
+                problems.check(!overlaps(*pods, *except), || {
+                    format!("outside.except {except} overlaps cluster_pod_cidrs {pods}, which is not outside: pods reach it through the tunnel, and nothing else")
                 });
             }
             for services in self.service_cidrs.iter().take(PREFIXES_MAX) {

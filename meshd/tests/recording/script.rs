@@ -5,7 +5,7 @@
 use meshd::record::{Options, Recorder};
 use meshd_core::{
     Action, CniCall, CniEvent, Config, Endpoints, Event, Identity, KernelAction, KernelEvent, KernelOp,
-    KubeAction, KubeEvent, NodeAgent, RequestId, StoreAction, StoreEvent,
+    KubeAction, KubeEvent, NodeAgent, Outside, RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::Add;
 use meshd_model::kernel::{
@@ -49,6 +49,7 @@ pub fn config(public_key: PublicKey) -> Config {
         mtu: None,
         resync: Duration::from_secs(30),
         address_rest: Duration::from_secs(1),
+        outside: Outside::default(),
         allow_unnamed_pods: false,
     }
 }

@@ -4,7 +4,8 @@
 use crate::kernel::{Kernel, failure};
 use meshd_core::{
     Action, ActionId, CniAction, CniCall, CniEvent, Config, Endpoints, Event, Identity, KernelAction,
-    KernelEvent, KernelOp, KubeAction, KubeEvent, NodeAgent, RequestId, StoreAction, StoreEvent,
+    KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, RequestId, StoreAction,
+    StoreEvent,
 };
 use meshd_model::cni::{Add, Added, Check, CniError};
 use meshd_model::kernel::{Firewall, Mark, UnderlayAddress};
@@ -67,6 +68,7 @@ pub(crate) fn config() -> Config {
         mtu: None,
         resync: Duration::from_secs(30),
         address_rest: Duration::from_secs(30),
+        outside: Outside::default(),
         allow_unnamed_pods: false,
     }
 }
@@ -141,6 +143,16 @@ impl World {
             closed: Some(Firewall {
                 pod_cidrs: config.cluster_pod_cidrs.iter().copied().collect(),
                 device: config.device.clone(),
+                mark: config.mark,
+                outside: meshd_model::kernel::Outside {
+                    masquerade: true,
+                    refused: config
+                        .service_cidrs
+                        .iter()
+                        .copied()
+                        .chain(METADATA.map(Into::into))
+                        .collect(),
+                },
             }),
             ..Kernel::default()
         };

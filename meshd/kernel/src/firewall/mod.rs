@@ -1,7 +1,8 @@
-//! The nftables table `inet meshd`: fail closed, no spoofing. Written through netlink, in one transaction.
+//! The nftables table `inet meshd`: fail closed, no spoofing, the world outside. Written through netlink, in one transaction.
 
 mod guards;
 mod observe;
+mod outside;
 mod spec;
 
 pub(crate) use guards::{Guards, PodEntries};
@@ -18,7 +19,7 @@ use spec::{FAMILY, TABLE};
 pub(crate) async fn set(nft: &Connection<Nftables>, firewall: &Firewall) -> Result<()> {
     let mut batch = nft.transaction();
     if observe::has_shape(nft).await? {
-        for chain in [spec::INGRESS, spec::EGRESS, spec::FROM_POD] {
+        for chain in spec::CHAINS {
             batch = batch.flush_chain(TABLE, chain, FAMILY);
         }
     } else {

@@ -1,11 +1,12 @@
 //! Reads the table back. It counts as in force only if it is whole: a table that somebody flushed in part is none.
 
-use super::spec::{self, EGRESS, FAMILY, FROM_POD, INGRESS, TABLE};
-use super::{Guards, PodEntries};
+use super::spec::{self, EGRESS, FAMILY, FORWARD, FROM_POD, INGRESS, MASQUERADE, TABLE};
+use super::{Guards, PodEntries, outside};
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
-use meshd_model::kernel::Firewall;
-use nlink::netlink::nftables::{ChainInfo, ChainType, Expr, FilterHook, RuleInfo};
+use meshd_model::kernel::{Firewall, Mark, Outside};
+use meshd_model::net::host;
+use nlink::netlink::nftables::{ChainInfo, ChainType, Expr, RuleInfo};
 use nlink::{Connection, Nftables};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const ACCEPT: u32 = 1;
 /// `NFT_TABLE_F_DORMANT`
 const DORMANT: u32 = 1;
+/// `NF_INET_PRE_ROUTING`, `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`
+const PREROUTING: u32 = 0;
+const FORWARDING: u32 = 2;
+const POSTROUTING: u32 = 4;
 
 /// What is in force, and the pods' entries. The firewall is None unless table, chains, rules and sets are as meshd
 /// writes them.
@@ -55,45 +60,89 @@ async fn sets_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
 async fn chains_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
     let chains = nft.list_chains_in(TABLE, FAMILY).await;
     let chains = chains.doing(|| format!("list the chains of nftables table inet {TABLE}"))?;
-    let base = |chain: &ChainInfo, hook: FilterHook, priority: i32| {
-        let number = match hook {
-            FilterHook::Prerouting => 0,
-            _ => 4,
-        };
-        chain.hook == Some(number)
+    let base = |chain: &ChainInfo, kind: ChainType, hook: u32, priority: i32| {
+        chain.hook == Some(hook)
             && chain.priority == Some(priority)
-            && chain.chain_type == Some(ChainType::Filter)
+            && chain.chain_type == Some(kind)
             && chain.policy == Some(ACCEPT)
     };
+    let filter = ChainType::Filter;
     let ours = |chain: &ChainInfo| match chain.name.as_str() {
-        INGRESS => base(chain, FilterHook::Prerouting, spec::INGRESS_PRIORITY),
-        EGRESS => base(chain, FilterHook::Postrouting, spec::EGRESS_PRIORITY),
+        INGRESS => base(chain, filter, PREROUTING, spec::INGRESS_PRIORITY),
+        EGRESS => base(chain, filter, POSTROUTING, spec::EGRESS_PRIORITY),
+        FORWARD => base(chain, filter, FORWARDING, outside::FORWARD_PRIORITY),
+        MASQUERADE => base(chain, ChainType::Nat, POSTROUTING, outside::MASQUERADE_PRIORITY),
         FROM_POD => chain.hook.is_none(),
         _ => false,
     };
-    Ok(chains.len() == 3 && chains.iter().all(ours))
+    Ok(chains.len() == spec::CHAINS.len() && chains.iter().all(ours))
 }
 
-/// What the rules say, as far as they are ours: the device that may pass, and the CIDRs that may not.
+/// What the rules say, as far as they are ours: the device that may pass, the CIDRs that may not, and so on.
 fn read(rules: &[RuleInfo]) -> Firewall {
     let mut firewall = Firewall {
         pod_cidrs: BTreeSet::new(),
         device: String::new(),
+        mark: Mark { value: 0, mask: 0 },
+        outside: Outside::default(),
     };
-    for text in rules
-        .iter()
-        .filter(|r| r.chain == INGRESS)
-        .filter_map(RuleInfo::nft_syntax_stateless)
-    {
-        match *text.split(' ').collect::<Vec<_>>() {
-            ["iifname", name, "accept"] if name != "\"lo\"" => firewall.device = name.replace('"', ""),
-            ["ip" | "ip6", "saddr", cidr, "counter", "drop"] => {
+    for rule in rules {
+        let Some(text) = rule.nft_syntax_stateless() else {
+            continue;
+        };
+        match (rule.chain.as_str(), &*text.split(' ').collect::<Vec<_>>()) {
+            (INGRESS, ["iifname", name, "accept"]) if *name != "\"lo\"" => {
+                firewall.device = name.replace('"', "");
+            }
+            (INGRESS, ["ip" | "ip6", "saddr", cidr, "counter", "drop"]) => {
                 firewall.pod_cidrs.extend(cidr.parse::<IpNetwork>().ok());
             }
+            (
+                EGRESS,
+                [
+                    "oifname",
+                    _,
+                    "meta",
+                    "mark",
+                    "&",
+                    mask,
+                    "==",
+                    value,
+                    "counter",
+                    "drop",
+                ],
+            ) => {
+                firewall.mark = Mark {
+                    value: number(value),
+                    mask: number(mask),
+                };
+            }
+            // A mask of all bits is not written.
+            (EGRESS, ["oifname", _, "meta", "mark", value, "counter", "drop"]) => {
+                firewall.mark = Mark {
+                    value: number(value),
+                    mask: u32::MAX,
+                };
+            }
+            (FORWARD, ["iifname", _, "ip" | "ip6", "daddr", prefix, "counter", "drop"]) => {
+                firewall.outside.refused.extend(network(prefix));
+            }
+            (MASQUERADE, ["iifname", .., "masquerade", "fully-random"]) => firewall.outside.masquerade = true,
             _ => {}
         }
     }
     firewall
+}
+
+/// `0x10000000`; 0 for what is none, which no mark of ours is.
+fn number(text: &str) -> u32 {
+    let digits = text.strip_prefix("0x").unwrap_or_default();
+    u32::from_str_radix(digits, 16).unwrap_or_default()
+}
+
+/// A prefix, or an address without one.
+fn network(text: &str) -> Option<IpNetwork> {
+    text.parse().ok().or_else(|| Some(host(text.parse().ok()?)))
 }
 
 /// Whether the rules are, one for one, what meshd writes for this firewall.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table inet meshd {
-//!   comment "meshd 1"
+//!   comment "meshd 2"
 //!   set pods4 { type ifname . ether_addr . ipv4_addr; elements = { "mshp1" . 02:.. . 10.244.1.2 } }
 //!   set pods6 { type ifname . ether_addr . ipv6_addr }
 //!   chain ingress {                      # before conntrack, so before any translation
@@ -15,8 +15,23 @@
 //!     ip daddr 10.244.0.0/16 counter drop  # and the same for each of the cluster's pod CIDRs
 //!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop
 //!   }
+//!   chain forward {
+//!     type filter hook forward priority filter; policy accept;
+//!     iifname "mshp*" tcp flags syn tcp option maxseg size set rt mtu  # and oifname, and both of wg0
+//!     oifname "mshp*" accept
+//!     oifname "wg0" accept
+//!     iifname "mshp*" ip daddr 169.254.169.254 counter drop  # and each other destination that pods are refused
+//!   }
+//!   chain masquerade {                   # the world outside sees the node's address
+//!     type nat hook postrouting priority srcnat; policy accept;
+//!     oifname "mshp*" accept
+//!     oifname "wg0" accept
+//!     ip daddr 10.244.0.0/16 accept      # never to a pod's address; and so on
+//!     iifname "mshp*" ip saddr 10.244.0.0/16 counter masquerade fully-random
+//!   }
 //!   chain egress {                       # after SNAT: what still has a pod's address was not translated
 //!     type filter hook postrouting priority 300; policy accept;
+//!     oifname "wg0" meta mark & 0x10000000 == 0x10000000 counter drop  # the device's own packets
 //!     oifname "mshp*" accept
 //!     oifname "lo" accept
 //!     oifname "wg0" accept
@@ -38,11 +53,12 @@
 //! an element's generation anew at each look-up. A packet that is half way through the old rules when they are replaced
 //! then finds the old set empty, and passed (tried).
 
+use super::outside;
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
 use nlink::netlink::nftables::{
-    BaseChain, Chain, ChainName, CmpOp, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey,
+    BaseChain, Chain, ChainName, CmpOp, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey, NatHook,
     PayloadBase, Policy, Priority, Register, RuleSpec, Set, SetKeyType, Stmt, Value, Verdict,
 };
 use std::net::{IpAddr, Ipv6Addr};
@@ -51,7 +67,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(super) const TABLE: &str = "meshd";
 pub(super) const FAMILY: Family = Family::Inet;
 /// The table's comment. The number rises when sets or chains change: then the table is made anew.
-pub(super) const COMMENT: &str = "meshd 1";
+pub(super) const COMMENT: &str = "meshd 2";
 
 pub(super) const PODS4: &str = "pods4";
 pub(super) const PODS6: &str = "pods6";
@@ -59,6 +75,9 @@ pub(super) const PODS6: &str = "pods6";
 pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 pub(super) const FROM_POD: &str = "from_pod";
+pub(super) const FORWARD: &str = "forward";
+pub(super) const MASQUERADE: &str = "masquerade";
+pub(super) const CHAINS: [&str; 5] = [FROM_POD, INGRESS, EGRESS, FORWARD, MASQUERADE];
 
 /// `TYPE_IFNAME` of nft's datatypes.
 const TYPE_IFNAME: u32 = 41;
@@ -100,6 +119,17 @@ pub(super) fn chains() -> Result<Vec<Chain>> {
         chain(FROM_POD)?,
         chain(INGRESS)?.base(base(FilterHook::Prerouting, Priority::Custom(INGRESS_PRIORITY))),
         chain(EGRESS)?.base(base(FilterHook::Postrouting, Priority::Custom(EGRESS_PRIORITY))),
+        chain(FORWARD)?.base(base(
+            FilterHook::Forward,
+            Priority::Custom(outside::FORWARD_PRIORITY),
+        )),
+        chain(MASQUERADE)?.base(
+            BaseChain::nat(
+                NatHook::Postrouting,
+                Priority::Custom(outside::MASQUERADE_PRIORITY),
+            )
+            .policy(Policy::Accept),
+        ),
     ])
 }
 
@@ -133,6 +163,7 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
         (INGRESS, when(Field::Iifname, device.into()).then(Verdict::Accept)),
         // A dual-stack socket takes it for the IPv4 address; the kernel lets UDP from there in.
         (INGRESS, drop_source(Value::Prefix(MAPPED, 96))),
+        (EGRESS, own_packet(firewall)),
         (EGRESS, when(Field::Oifname, pods()).then(Verdict::Accept)),
         (EGRESS, when(Field::Oifname, "lo".into()).then(Verdict::Accept)),
         (EGRESS, when(Field::Oifname, device.into()).then(Verdict::Accept)),
@@ -144,7 +175,7 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
                 IpNetwork::V6(_) => (Field::Ip6Saddr, Field::Ip6Daddr),
             };
             for field in [source, destination] {
-                let rule = when(field, Value::Prefix(cidr.network(), cidr.prefix()));
+                let rule = RuleSpec::new().then(within(field, *cidr));
                 rules.push((chain, rule.then(Stmt::Counter).then(Verdict::Drop)));
             }
             for address in [Quoted::Source, Quoted::Destination] {
@@ -152,7 +183,21 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
             }
         }
     }
+    rules.extend(outside::rules(firewall));
     Ok(rules)
+}
+
+/// What the device has sealed and sent does not go into it again: it would seal its own output without end.
+fn own_packet(firewall: &Firewall) -> RuleSpec {
+    let mark = Value::Masked {
+        value: firewall.mark.value.into(),
+        mask: firewall.mark.mask.into(),
+    };
+    let into_device = when(Field::Oifname, firewall.device.as_str().into());
+    into_device
+        .then(matches(Field::Mark, mark))
+        .then(Stmt::Counter)
+        .then(Verdict::Drop)
 }
 
 /// Which address of the packet that an ICMP error quotes.
@@ -222,8 +267,16 @@ const LINK_LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)
 /// IPv4 in an IPv6 dress.
 const MAPPED: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0));
 
-fn when(field: Field, value: Value) -> RuleSpec {
-    RuleSpec::new().then(Match::eq(field, value))
+pub(super) fn when(field: Field, value: Value) -> RuleSpec {
+    RuleSpec::new().then(matches(field, value))
+}
+
+pub(super) fn matches(field: Field, value: Value) -> Match {
+    Match::eq(field, value)
+}
+
+pub(super) fn within(field: Field, prefix: IpNetwork) -> Match {
+    matches(field, Value::Prefix(prefix.network(), prefix.prefix()))
 }
 
 fn drop_source(value: Value) -> RuleSpec {

@@ -6,7 +6,7 @@ pub mod icmp;
 
 use meshd_core::{ActionId, Failure, KernelAction, KernelEvent, KernelOp, Resource};
 use meshd_kernel::{DeviceChoice, DriverConfig, KernelDriver, KeySource};
-use meshd_model::kernel::{Firewall, KernelState, PodLink};
+use meshd_model::kernel::{Firewall, KernelState, Mark, Outside, PodLink};
 use meshd_model::{AttachmentId, KeyHandle};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -203,6 +203,49 @@ pub fn firewall() -> Firewall {
             .map(|c| c.parse().unwrap())
             .into(),
         device: DEVICE.to_owned(),
+        mark: Mark {
+            value: 0x500,
+            mask: 0xf00,
+        },
+        outside: Outside::default(),
+    }
+}
+
+/// The same, and pods reach the world outside but for the metadata and for 198.51.100.0/24.
+pub fn open_firewall() -> Firewall {
+    let refused = ["169.254.169.254/32", "198.51.100.0/24", "fd00:ec2::254/128"];
+    Firewall {
+        outside: Outside {
+            masquerade: true,
+            refused: refused.map(|c| c.parse().unwrap()).into(),
+        },
+        ..firewall()
+    }
+}
+
+/// A node with a stand-in device, a pod, and a neighbour that is the node's way out.
+pub struct Site {
+    pub pod: Sandbox,
+    pub neighbour: Sandbox,
+}
+
+/// Makes it, with this firewall.
+pub async fn site(node: &mut Node, firewall: Firewall) -> Site {
+    node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
+        .await;
+    node.apply(KernelOp::SetFirewall(firewall)).await;
+    let pod_ns = Sandbox::new();
+    let link = pod(&pod_ns, 2);
+    node.apply(KernelOp::AttachPod(link)).await;
+    let neighbour = neighbour(node).await;
+    // A way out for an absent pod's address, as a lost route would leave it: the node's default route.
+    let v4 = nlink::netlink::route::Ipv4Route::default_route().gateway([192, 0, 2, 2].into());
+    node.conn.add_route(v4.dev("eth0")).await.unwrap();
+    let v6 = nlink::netlink::route::Ipv6Route::default_route().gateway("2001:db8::2".parse().unwrap());
+    node.conn.add_route(v6.dev("eth0")).await.unwrap();
+    Site {
+        pod: pod_ns,
+        neighbour,
     }
 }
 
@@ -364,6 +407,12 @@ pub async fn neighbour(node: &Node) -> Sandbox {
             "2001:db8::2/64",
             "10.244.9.9/32",
             "fd00:244:0:9::9/128",
+            // The world outside.
+            "203.0.113.9/32",
+            "198.51.100.7/32",
+            "169.254.169.254/32",
+            "2001:db8:9::9/128",
+            "fd00:ec2::254/128",
         ];
         add_addresses(&conn, "eth0", &own).await;
         let v4 = nlink::netlink::route::Ipv4Route::new([10, 244, 0, 0].into(), 16);

@@ -1,0 +1,86 @@
+//! The way between this node's pods and the world outside of the cluster: refused, or with the node's address.
+//!
+//! The rules here open nothing. What they do not translate keeps the pod's address, and the egress chain behind them
+//! drops it: so a packet that conntrack holds for invalid, which skips all translation, does not leak.
+
+use super::spec::{self, FORWARD, MASQUERADE};
+use ipnetwork::IpNetwork;
+use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
+use nlink::netlink::nftables::{Field, NatStatement, RuleSpec, Stmt, TcpFlags, Value, Verdict};
+
+/// Type and hook of [`FORWARD`]: beside what other tools filter there.
+pub(super) const FORWARD_PRIORITY: i32 = 0;
+/// Of [`MASQUERADE`]: where source addresses are translated.
+pub(super) const MASQUERADE_PRIORITY: i32 = 100;
+
+/// The rules of both chains, each in the order in which they are asked.
+pub(super) fn rules(firewall: &Firewall) -> Vec<(&'static str, RuleSpec)> {
+    let mut rules = clamps(&firewall.device);
+    // What stays in the cluster is not outside, wherever its address lies: that of a peer's own may well be refused.
+    rules.extend(inside(FORWARD, &firewall.device));
+    for refused in &firewall.outside.refused {
+        let rule = from_pods().then(spec::within(destination(refused), *refused));
+        rules.push((FORWARD, rule.then(Stmt::Counter).then(Verdict::Drop)));
+    }
+    if firewall.outside.masquerade {
+        rules.extend(masquerade(firewall));
+    }
+    rules
+}
+
+/// A connection through the tunnel or with a pod uses no segments that its route does not carry, in neither direction.
+/// The kernel lowers what a SYN announces, and never raises it.
+fn clamps(device: &str) -> Vec<(&'static str, RuleSpec)> {
+    let ends = [
+        (Field::Iifname, pods()),
+        (Field::Oifname, pods()),
+        (Field::Iifname, device.into()),
+        (Field::Oifname, device.into()),
+    ];
+    let clamp = |(field, name)| {
+        let syn =
+            spec::when(field, name).then(spec::matches(Field::TcpFlags, Value::TcpFlags(TcpFlags::SYN)));
+        (FORWARD, syn.then(Stmt::ClampTcpMssToPmtu))
+    };
+    ends.into_iter().map(clamp).collect()
+}
+
+/// What leaves by an interface that is not ours, from one of our pods, to no pod's address.
+fn masquerade(firewall: &Firewall) -> Vec<(&'static str, RuleSpec)> {
+    let mut rules: Vec<_> = inside(MASQUERADE, &firewall.device).into();
+    for cidr in &firewall.pod_cidrs {
+        let rule = RuleSpec::new().then(spec::within(destination(cidr), *cidr));
+        rules.push((MASQUERADE, rule.then(Verdict::Accept)));
+    }
+    for cidr in &firewall.pod_cidrs {
+        let source = match cidr {
+            IpNetwork::V4(_) => Field::Ip4Saddr,
+            IpNetwork::V6(_) => Field::Ip6Saddr,
+        };
+        let rule = from_pods().then(spec::within(source, *cidr)).then(Stmt::Counter);
+        // A port by chance: two pods that begin at once from the same port do not race for it.
+        let translate = NatStatement::masquerade().fully_random();
+        rules.push((MASQUERADE, rule.then(Stmt::Nat(translate))));
+    }
+    rules
+}
+
+/// What leaves by interfaces of ours is none of the chain's business.
+fn inside(chain: &'static str, device: &str) -> [(&'static str, RuleSpec); 2] {
+    [pods(), device.into()].map(|name| (chain, spec::when(Field::Oifname, name).then(Verdict::Accept)))
+}
+
+fn from_pods() -> RuleSpec {
+    spec::when(Field::Iifname, pods())
+}
+
+fn pods() -> Value {
+    Value::NamePrefix(POD_IFNAME_PREFIX.to_owned())
+}
+
+fn destination(prefix: &IpNetwork) -> Field {
+    match prefix {
+        IpNetwork::V4(_) => Field::Ip4Daddr,
+        IpNetwork::V6(_) => Field::Ip6Daddr,
+    }
+}
