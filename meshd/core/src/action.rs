@@ -26,6 +26,8 @@ pub enum Action {
 pub enum Resource {
     /// The nftables table.
     Firewall,
+    /// The way for pods' packets through iptables' FORWARD chains.
+    Forward,
     /// The WireGuard interface.
     Device,
     /// A peer of it.
@@ -90,6 +92,11 @@ pub enum KernelOp {
     Observe,
     /// Put the table in force, replacing an older one in one transaction; the pods' entries stay.
     SetFirewall(Firewall),
+    /// Let what comes from and goes to pods and this device pass iptables' FORWARD chains where these drop by default.
+    PassForward {
+        /// The WireGuard interface.
+        device: String,
+    },
     /// Make the interface so: made if the kernel can, found if `meshd-wg` made it; keyed, addressed, up.
     SetDevice(Device),
     /// Make the peer so.

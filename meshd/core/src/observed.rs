@@ -4,8 +4,8 @@
 use ipnetwork::IpNetwork;
 use meshd_model::PublicKey;
 use meshd_model::kernel::{
-    Device, DeviceKind, DeviceState, Firewall, KernelState, Peer, PeerState, PodLink, PodLinkState, Route,
-    Rule, UnderlayAddress,
+    Device, DeviceKind, DeviceState, Firewall, ForwardChain, KernelState, Peer, PeerState, PodLink,
+    PodLinkState, Route, Rule, UnderlayAddress,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,7 @@ pub(crate) struct Observed {
     /// Whether there was an observation at all.
     pub(crate) seen: bool,
     pub(crate) firewall: Option<Firewall>,
+    pub(crate) forward_chains: BTreeSet<ForwardChain>,
     pub(crate) device: Option<DeviceState>,
     /// Whether the device was observed since it was last set: only then is its kind and port known to be true.
     pub(crate) device_fresh: bool,
@@ -74,6 +75,7 @@ impl Observed {
     pub(crate) fn replace(&mut self, state: KernelState) {
         let KernelState {
             firewall,
+            forward_chains,
             device,
             peers,
             routes,
@@ -84,6 +86,7 @@ impl Observed {
         self.seen = true;
         self.device_fresh = device.is_some();
         self.firewall = firewall;
+        self.forward_chains = forward_chains;
         self.device = device;
         self.endpoints_given.retain(|key, _| peers.contains_key(key));
         self.peers = peers;
@@ -111,6 +114,7 @@ impl Observed {
         match op {
             KernelOp::Observe => {}
             KernelOp::SetFirewall(firewall) => self.firewall = Some(firewall.clone()),
+            KernelOp::PassForward { .. } => self.pass_forward(),
             KernelOp::SetDevice(device) => self.set_device(device),
             KernelOp::SetPeer(peer) => return self.set_peer(peer),
             KernelOp::RemovePeer(key) => {
@@ -135,6 +139,15 @@ impl Observed {
             KernelOp::DetachPod(link) => drop(self.links.remove(&link.host_ifname)),
         }
         BTreeSet::new()
+    }
+
+    fn pass_forward(&mut self) {
+        let chains = std::mem::take(&mut self.forward_chains).into_iter();
+        let passed = |chain: ForwardChain| ForwardChain {
+            passes: chain.passes || chain.is_iptables(),
+            ..chain
+        };
+        self.forward_chains = chains.map(passed).collect();
     }
 
     fn set_device(&mut self, device: &Device) {

@@ -7,6 +7,7 @@ use crate::attach::table::{Attachment, State};
 use crate::errno::{ENOSPC, EROFS};
 use crate::node::Node;
 use crate::ops::Trouble;
+use meshd_model::kernel::{ForwardChain, POD_IFNAME_PREFIX};
 use meshd_model::status::Problem;
 use meshd_model::{AnnotationProblem, AttachmentId, NodeName, Now};
 use std::time::Duration;
@@ -94,6 +95,15 @@ impl NodeAgent {
                 "raise the MTU of the interface that carries the endpoint address",
             ));
         }
+        let blocking = |c: &&ForwardChain| !c.passes && !c.is_iptables();
+        found.extend(self.observed.forward_chains.iter().filter(blocking).map(|chain| {
+            let device = &self.config.device;
+            problem(
+                "forwarding",
+                format!("nftables chain {chain} of another tool drops what it does not accept: pods' packets may be among that"),
+                format!("have that tool accept what comes from and goes to the interfaces {POD_IFNAME_PREFIX}* and {device}"),
+            )
+        }));
         let mends = self.publisher.mends(now.boot);
         if mends > 1 {
             found.push(problem(
@@ -271,6 +281,7 @@ impl NodeAgent {
 fn subject(resource: &Resource) -> String {
     match resource {
         Resource::Firewall => "firewall".into(),
+        Resource::Forward => "forwarding".into(),
         Resource::Device => "device".into(),
         Resource::Peer(key) => format!("peer/{key}"),
         Resource::Route { table, dst, .. } => format!("route/{dst} table {table}"),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Firewall, unreachable routes         at once; nothing else happens on the node until they are in force
+//! Forward                              as soon as they are
 //! Device -> Peer -> Route, Rule        when adding; all wait for the gate below
 //! Route -> Peer                        when removing
 //! ```
@@ -50,7 +51,12 @@ impl NodeAgent {
 
     /// Marks everything that is desired, that is there, or that has failed.
     pub(crate) fn mark_all(&mut self) {
-        let mut all = vec![Resource::Firewall, Resource::Device, Resource::Annotations];
+        let mut all = vec![
+            Resource::Firewall,
+            Resource::Forward,
+            Resource::Device,
+            Resource::Annotations,
+        ];
         all.extend(
             self.nodes
                 .keys()
@@ -127,6 +133,7 @@ impl NodeAgent {
     fn plan(&mut self, now: Now, resource: &Resource) -> Plan {
         match resource {
             Resource::Firewall => self.plan_firewall(),
+            Resource::Forward => self.plan_forward(),
             Resource::Device => self.plan_device(),
             Resource::Peer(key) => self.plan_peer(now, key),
             Resource::Route { table, dst, metric } => self.plan_route(RouteKey {
@@ -151,6 +158,18 @@ impl NodeAgent {
             Plan::Settled
         } else {
             Plan::kernel(KernelOp::SetFirewall(desired))
+        }
+    }
+
+    fn plan_forward(&self) -> Plan {
+        let mut chains = self.observed.forward_chains.iter();
+        if !self.is_fail_closed() {
+            Plan::Hold
+        } else if chains.any(|c| c.is_iptables() && !c.passes) {
+            let device = self.config.device.clone();
+            Plan::kernel(KernelOp::PassForward { device })
+        } else {
+            Plan::Settled
         }
     }
 

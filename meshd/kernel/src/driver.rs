@@ -140,6 +140,7 @@ impl Driver {
         match op {
             KernelOp::Observe => Ok(()),
             KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted).await,
+            KernelOp::PassForward { device } => firewall::forward::pass(nft, &device).await,
             KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
             KernelOp::RemovePeer(peer) => device::remove_peer(conn, config, peer).await,

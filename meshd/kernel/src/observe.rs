@@ -23,6 +23,7 @@ pub(crate) async fn observe(
     let rules = conn.get_rules().await.doing(|| "list policy rules")?;
     let neighbours = conn.get_neighbors().await.doing(|| "list neighbours")?;
     let (firewall, guards) = firewall::observe(nft).await?;
+    let forward_chains = firewall::forward::observe(nft, &config.device).await?;
 
     let (routes, pod_routes) = route::read(&routes, &names(&links));
     let link = links.iter().find(|l| l.name() == Some(&config.device));
@@ -32,6 +33,7 @@ pub(crate) async fn observe(
     };
     Ok(KernelState {
         firewall,
+        forward_chains,
         device,
         peers,
         routes: routes.into_iter().collect(),

@@ -72,6 +72,10 @@ async fn run(config: &DriverConfig, force: bool, report: &mut Teardown) -> Resul
         remove_device(&conn, config, link, report).await;
     }
     remove_routes(&conn, report, |_| true).await;
+    match firewall::forward::remove(&nft).await {
+        Ok(removed) => report.removed.extend(removed),
+        Err(e) => report.failed.push(e.message),
+    }
     let removed = firewall::remove(&nft).await;
     report.note("nftables table inet meshd", removed);
     Ok(())

@@ -13,6 +13,7 @@ use crate::key::{KeyHandle, PublicKey};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::time::Wall;
@@ -65,6 +66,37 @@ pub struct Outside {
     pub masquerade: bool,
     /// Destinations there that pods do not reach, canonical, whoever translates.
     pub refused: BTreeSet<IpNetwork>,
+}
+
+/// A chain of another tool's at the kernel's forward hook that drops what no rule of it accepts. What our own rules
+/// accept is asked there all the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ForwardChain {
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Its nftables table.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// Whether it accepts what comes from and goes to pods and the tunnel.
+    pub passes: bool,
+}
+
+impl ForwardChain {
+    /// Table and chain that iptables makes, in `ip` and `ip6`.
+    pub const IPTABLES: (&str, &str) = ("filter", "FORWARD");
+
+    /// Whether it is iptables' FORWARD chain: the one of others' chains into which meshd may put rules.
+    #[must_use]
+    pub fn is_iptables(&self) -> bool {
+        self.family != "inet" && (self.table.as_str(), self.chain.as_str()) == Self::IPTABLES
+    }
+}
+
+impl fmt::Display for ForwardChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.family, self.table, self.chain)
+    }
 }
 
 /// The WireGuard interface as desired.
@@ -169,6 +201,8 @@ pub struct PodLink {
 pub struct KernelState {
     /// The table, where it is there and as meshd writes it.
     pub firewall: Option<Firewall>,
+    /// Other tools' chains that drop what is forwarded, unless a rule accepts it.
+    pub forward_chains: BTreeSet<ForwardChain>,
     /// The WireGuard interface.
     pub device: Option<DeviceState>,
     /// Its peers.

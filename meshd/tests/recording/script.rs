@@ -229,6 +229,7 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
     match op {
         KernelOp::Observe => {}
         KernelOp::SetFirewall(firewall) => kernel.firewall = Some(firewall),
+        KernelOp::PassForward { .. } => {}
         KernelOp::SetDevice(device) => {
             kernel.device = Some(DeviceState {
                 kind: DeviceKind::Userspace,

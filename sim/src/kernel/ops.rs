@@ -59,7 +59,7 @@ impl OpKind {
             KernelOp::SetRule(_) => OpKind::SetRule,
             KernelOp::AttachPod(_) => OpKind::AttachPod,
             KernelOp::DetachPod(_) => OpKind::DetachPod,
-            KernelOp::Observe | KernelOp::RemoveRule(_) => OpKind::Other,
+            KernelOp::Observe | KernelOp::PassForward { .. } | KernelOp::RemoveRule(_) => OpKind::Other,
         }
     }
 }
@@ -107,6 +107,8 @@ impl Kernel {
         match op {
             KernelOp::Observe => return Ok(Some(Box::new(self.observe()))),
             KernelOp::SetFirewall(firewall) => self.firewall = Some(firewall.clone()),
+            // No other tool has chains here.
+            KernelOp::PassForward { .. } => {}
             KernelOp::SetDevice(device) => self.set_device(now, device)?,
             KernelOp::SetPeer(peer) => self.set_peer(now, peer)?,
             KernelOp::RemovePeer(key) => {

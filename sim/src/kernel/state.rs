@@ -44,6 +44,7 @@ impl Kernel {
         });
         KernelState {
             firewall: self.firewall.clone(),
+            forward_chains: BTreeSet::new(),
             device: Some(DeviceState {
                 public_key: self.tunnel.public_key(),
                 ..self.device.clone()

@@ -3,8 +3,8 @@
 
 use meshd_core::{Failure, KernelOp};
 use meshd_model::kernel::{
-    DeviceKind, DeviceState, Firewall, KernelState, Peer, PeerState, PodLink, PodLinkState, Route,
-    RouteTarget, UNREACHABLE_METRIC,
+    DeviceKind, DeviceState, Firewall, ForwardChain, KernelState, Peer, PeerState, PodLink, PodLinkState,
+    Route, RouteTarget, UNREACHABLE_METRIC,
 };
 use meshd_model::net::overlaps;
 use std::collections::BTreeSet;
@@ -43,6 +43,14 @@ impl Kernel {
         match op {
             KernelOp::Observe => {}
             KernelOp::SetFirewall(firewall) => self.state.firewall = Some(firewall.clone()),
+            KernelOp::PassForward { .. } => {
+                let chains = std::mem::take(&mut self.state.forward_chains);
+                let passed = |chain: ForwardChain| ForwardChain {
+                    passes: chain.is_iptables(),
+                    ..chain
+                };
+                self.state.forward_chains = chains.into_iter().map(passed).collect();
+            }
             KernelOp::SetDevice(device) => {
                 self.state.device = Some(DeviceState {
                     kind: DeviceKind::Userspace,

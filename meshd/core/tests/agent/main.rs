@@ -3,6 +3,7 @@
 mod basics;
 mod cni;
 mod cost;
+mod firewall;
 mod hostile;
 mod kernel;
 mod own;

@@ -468,6 +468,7 @@ fn describe(op: &KernelOp) -> String {
     match op {
         KernelOp::Observe => "observe".into(),
         KernelOp::SetFirewall(_) => "firewall".into(),
+        KernelOp::PassForward { device } => format!("pass forward {device}"),
         KernelOp::SetDevice(d) => format!("device {} mtu {}", d.name, d.mtu),
         KernelOp::SetPeer(p) => format!("peer {} endpoint {}", p.public_key.0[0], p.endpoint),
         KernelOp::RemovePeer(k) => format!("remove peer {}", k.0[0]),

@@ -1,5 +1,6 @@
 //! The nftables table `inet meshd`: fail closed, no spoofing, the world outside. Written through netlink, in one transaction.
 
+pub(crate) mod forward;
 mod guards;
 mod observe;
 mod outside;
