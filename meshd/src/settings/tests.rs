@@ -161,6 +161,11 @@ fn what_is_printed_reads_back_the_same_and_documents_every_key() {
     settings.kubeconfig = Some("/k".into());
     settings.wireguard.mtu = Some(1400);
     settings.recording.dir = Some("/r".into());
+    settings.cni = Cni {
+        conflist: Some("/c/10-meshd.conflist".into()),
+        conf_dir: Some("/n".into()),
+        bin_dir: Some("/b".into()),
+    };
     let text = show(&settings);
     assert_eq!(parsed(&text).unwrap(), settings);
     // Every field that serialises is a documented key, and the other way round.
