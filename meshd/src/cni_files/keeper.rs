@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+/// How soon it is tried again when it could not be put there.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the configuration is not in place; none if it is, or is not wanted yet.
 #[derive(Clone, Debug, Default)]
@@ -62,11 +64,15 @@ impl Keeper {
         }
         loop {
             // A small file, and nothing waits for this task.
-            match self.put() {
-                Ok(Placed::Same) => self.problem.set(None),
+            let pause = match self.put() {
+                Ok(Placed::Same) => {
+                    self.problem.set(None);
+                    LOOK
+                }
                 Ok(Placed::New) => {
                     self.problem.set(None);
                     tracing::info!(path = %self.folder.join(&self.name).display(), "the CNI configuration is in place");
+                    LOOK
                 }
                 Err(error) => {
                     let message = error.to_string();
@@ -74,10 +80,11 @@ impl Keeper {
                         tracing::warn!("{message}");
                     }
                     self.problem.set(Some(message));
+                    RETRY
                 }
-            }
+            };
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(pause) => {}
                 gone = ready.wait_for(|_| false) => if gone.is_err() { return },
             }
         }
