@@ -19,7 +19,7 @@ pub(crate) fn reason(ifname: &str) -> anyhow::Result<Option<&'static str>> {
         Some(_) => return Ok(None),
         None => {}
     }
-    Ok(kernel_has_wireguard()?.then_some("the kernel has WireGuard of its own"))
+    Ok(has_family("wireguard")?.then_some("the kernel has WireGuard of its own"))
 }
 
 /// Waits for a signal that ends us.
@@ -54,16 +54,18 @@ fn link_kind(ifname: &str) -> anyhow::Result<Option<String>> {
     Ok(Some(kind))
 }
 
-/// Asks for the generic netlink family that WireGuard is set up by. The kernel loads the module for that, as it does
-/// when such an interface is made; no interface is.
-fn kernel_has_wireguard() -> anyhow::Result<bool> {
+/// Asks for a generic netlink family, such as the one that WireGuard is set up by. The kernel loads the module for that,
+/// as it does when such an interface is made; no interface is.
+fn has_family(family: &str) -> anyhow::Result<bool> {
     // genlmsghdr: command, version, reserved.
     let mut body = vec![u8::try_from(libc::CTRL_CMD_GETFAMILY).expect("3"), 1, 0, 0];
     let name = u16::try_from(libc::CTRL_ATTR_FAMILY_NAME).expect("2");
-    push_text(&mut body, name, "wireguard");
-    let family = u16::try_from(libc::GENL_ID_CTRL).expect("16");
-    let answer = ask(SockProtocol::NetlinkGeneric, family, &body);
-    Ok(answer.context("ask the kernel for WireGuard")?.is_some())
+    push_text(&mut body, name, family);
+    let control = u16::try_from(libc::GENL_ID_CTRL).expect("16");
+    let answer = ask(SockProtocol::NetlinkGeneric, control, &body);
+    Ok(answer
+        .with_context(|| format!("ask the kernel for {family}"))?
+        .is_some())
 }
 
 /// One request, one answer; none if the kernel knows no such thing.
@@ -135,6 +137,12 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_family_that_is_there_is_told_from_one_that_is_not() {
+        assert!(has_family("nlctrl").unwrap(), "the family of families");
+        assert!(!has_family("no-such-one").unwrap());
+    }
 
     #[test]
     fn attributes_are_found_and_damage_ends_the_search() {
