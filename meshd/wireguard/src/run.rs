@@ -215,7 +215,10 @@ impl Runtime {
             self.tun.push(&packet);
         }
         self.tun.flush();
-        self.sockets.send(|| self.device.poll_transmit());
+        let gone = self.sockets.send(|| self.device.poll_transmit());
+        for source in gone {
+            self.device.forget_source(source);
+        }
     }
 
     fn serve(&mut self, ready: &Ready) {

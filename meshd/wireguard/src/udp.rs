@@ -1,12 +1,12 @@
 //! The UDP sockets: one for each family, on one port.
 
-use meshd_wireguard_proto::Transmit;
+use meshd_wireguard_proto::{Path, Transmit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// What a burst of a fast sender needs while we encrypt.
@@ -88,7 +88,7 @@ impl Sockets {
     pub(crate) fn receive(
         &mut self,
         family: Family,
-        mut handle: impl FnMut(SocketAddr, Option<u32>, &mut [u8]),
+        mut handle: impl FnMut(Path, Option<u32>, &mut [u8]),
     ) -> io::Result<bool> {
         let endpoint = match family {
             Family::V4 => &self.v4,
@@ -108,28 +108,35 @@ impl Sockets {
         };
         for (buffer, meta) in self.buffers.iter_mut().zip(&self.metas).take(count) {
             let glued = &mut buffer[..meta.len.min(DATAGRAM_MAX)];
+            let from = Path {
+                remote: meta.addr,
+                local: meta.dst_ip,
+            };
             for datagram in glued.chunks_mut(meta.stride.max(1)) {
-                handle(meta.addr, meta.interface_index, datagram);
+                handle(from, meta.interface_index, datagram);
             }
         }
         Ok(true)
     }
 
-    /// Sends datagrams; consecutive ones of one length to one destination go in one call.
-    pub(crate) fn send(&mut self, mut next: impl FnMut() -> Option<Transmit>) {
+    /// Sends datagrams; consecutive ones of one length to one destination go in one call. Gives the source addresses that
+    /// the node turned out not to have any more.
+    pub(crate) fn send(&mut self, mut next: impl FnMut() -> Option<Transmit>) -> Vec<IpAddr> {
+        let mut gone = Vec::new();
         let mut pending = next();
         while let Some(first) = pending {
             let limit = match first.dst {
                 SocketAddr::V4(_) => self.v4.state.max_gso_segments(),
                 SocketAddr::V6(_) => self.v6.as_ref().map_or(1, |v6| v6.state.max_gso_segments()),
             };
-            let (dst, segment) = (first.dst, first.bytes.len());
+            let (src, dst, segment) = (first.src, first.dst, first.bytes.len());
+            let src = src.filter(|src| !gone.contains(src));
             self.batch.clear();
             self.batch.extend_from_slice(&first.bytes);
             let mut count = 1;
             pending = next();
             while let Some(more) = &pending {
-                let fits = more.dst == dst
+                let fits = (more.src, more.dst) == (first.src, dst)
                     && count < limit
                     && more.bytes.len() <= segment
                     && self.batch.len() + more.bytes.len() <= DATAGRAM_MAX - 8
@@ -142,29 +149,39 @@ impl Sockets {
                 count += 1;
                 pending = next();
             }
-            self.send_batch(dst, segment);
+            match src {
+                Some(src) if !self.send_batch(Some(src), dst, segment) => gone.push(src),
+                Some(_) => continue,
+                None => {}
+            }
+            self.send_batch(None, dst, segment);
         }
+        gone
     }
 
-    fn send_batch(&self, dst: SocketAddr, segment: usize) {
+    /// Sends the batch; false if nothing can be sent from the source.
+    fn send_batch(&self, src: Option<IpAddr>, dst: SocketAddr, segment: usize) -> bool {
         let family = if dst.is_ipv4() { Family::V4 } else { Family::V6 };
         let Some(endpoint) = self.get(family) else {
             tracing::debug!(%dst, "no IPv6 here: a datagram is dropped");
-            return;
+            return true;
         };
-        let Err(error) = endpoint.send(dst, &self.batch, segment) else {
-            return;
-        };
-        if self.batch.len() == segment {
-            tracing::debug!(%dst, %error, "a datagram could not be sent");
-            return;
+        let is_batch = self.batch.len() > segment;
+        if is_batch && endpoint.send(src, dst, &self.batch, segment).is_ok() {
+            return true;
         }
         // Not every device takes a batch, and not every path its segments.
-        for datagram in self.batch.chunks(segment) {
-            if let Err(error) = endpoint.send(dst, datagram, segment) {
-                tracing::debug!(%dst, %error, "a datagram could not be sent");
+        for datagram in self.batch.chunks(segment.max(1)) {
+            let Err(error) = endpoint.send(src, dst, datagram, segment) else {
+                continue;
+            };
+            if let Some(src) = src.filter(|_| is_of_source(&error)) {
+                tracing::debug!(%src, %dst, %error, "nothing can be sent from this address any more");
+                return false;
             }
+            tracing::debug!(%dst, %error, "a datagram could not be sent");
         }
+        true
     }
 }
 
@@ -185,13 +202,13 @@ impl Endpoint {
         Ok(Self { socket, state })
     }
 
-    fn send(&self, dst: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
+    fn send(&self, src: Option<IpAddr>, dst: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: dst,
             ecn: None,
             contents,
             segment_size: Some(segment),
-            src_ip: None,
+            src_ip: src,
         };
         match self.state.try_send((&self.socket).into(), &transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -228,6 +245,14 @@ fn has_no_v6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
+}
+
+/// What Linux says where the source is no address of the node, or no way to the destination begins there.
+fn is_of_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
     )
 }
 

@@ -61,6 +61,45 @@ fn both_families_pass_without_offload() {
     );
 }
 
+/// A node with several addresses answers from the one that it was sent to: otherwise its peer would follow it to one that
+/// nobody published, or that a firewall on the way does not know.
+#[test]
+fn answers_leave_from_the_address_that_was_sent_to() {
+    isolated("answers_leave_from_the_address", |lab| {
+        let devices = [Process::start(&lab.a), Process::start(&lab.b)];
+        lab.b.up("eth0", &["192.0.2.77/24", "2001:db8::77/64"]);
+        for second in [
+            format!("192.0.2.77:{}", support::port(2)),
+            format!("[2001:db8::77]:{}", support::port(2)),
+        ] {
+            let of_a = setup(&lab.a, false).replace(&format!("192.0.2.2:{}", support::port(2)), &second);
+            assert!(of_a.contains(&second));
+            devices[0].set(&of_a);
+            devices[1].set(&setup(&lab.b, false));
+            for node in [&lab.a, &lab.b] {
+                if node.tun_addresses() == Some(0) {
+                    node.overlay();
+                }
+            }
+            // A begins; handshake and data come back from there.
+            assert!(passes(&lab.a, overlay(1)[0], echo(&lab.b, overlay(2)[0])));
+            assert_eq!(devices[0].get("endpoint"), [second.clone()]);
+            // So does what B begins, once it has heard from A.
+            assert!(passes(&lab.b, overlay(2)[0], echo(&lab.a, overlay(1)[0])));
+            assert_eq!(devices[0].get("endpoint"), [second]);
+        }
+        // The address goes: what is left is used, at once, and A follows.
+        let gone: std::net::IpAddr = "2001:db8::77".parse().unwrap();
+        lab.b
+            .netlink(move |conn| async move { conn.del_address("eth0", gone, 64).await.unwrap() });
+        assert!(passes(&lab.b, overlay(2)[0], echo(&lab.a, overlay(1)[0])));
+        assert_eq!(
+            devices[0].get("endpoint"),
+            [format!("[2001:db8::2]:{}", support::port(2))]
+        );
+    });
+}
+
 /// A peer whose endpoint lay in the tunnel would have every packet to it encrypted again and again.
 #[test]
 fn a_peer_that_sends_through_the_tunnel_does_not_move_into_it() {

@@ -9,13 +9,14 @@ use crate::noise::Identity;
 use crate::peer::{Context, Peer, Shared};
 use crate::peers::{Indices, PeerId, Peers};
 use crate::routing::AllowedIps;
-use crate::{PeerConfig, PeerStats, PrivateKey, Transmit};
+use crate::{Path, PeerConfig, PeerStats, PrivateKey, Transmit};
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::SeedableRng;
 use ipnetwork::IpNetwork;
 use meshd_model::net::canonical;
 use meshd_model::{Boot, Now, PublicKey};
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 /// A WireGuard interface without its IO.
@@ -127,7 +128,7 @@ impl Device {
             peer.preshared_key = Some(psk).filter(|psk| !psk.is_none());
         }
         let was_kept_alive = peer.keepalive != 0 && peer.endpoint.is_some();
-        peer.endpoint = config.endpoint.or(peer.endpoint);
+        peer.endpoint = config.endpoint.map(Path::from).or(peer.endpoint);
         peer.keepalive = config.keepalive.unwrap_or(peer.keepalive);
         if !was_kept_alive {
             self.with_peer(now, id, |peer, cx| peer.begin_keepalive(cx));
@@ -162,6 +163,17 @@ impl Device {
             peer.allowed_ips.extend(added);
             peer.allowed_ips.sort_unstable();
             peer.allowed_ips.dedup();
+        }
+    }
+
+    /// The node has lost an address: nothing leaves from it any more.
+    pub fn forget_source(&mut self, gone: IpAddr) {
+        let ids: Vec<PeerId> = self.peers.ids().collect();
+        for id in ids {
+            let path = self.peers.get_mut(id).and_then(|peer| peer.endpoint.as_mut());
+            if let Some(path) = path.filter(|path| path.local == Some(gone)) {
+                path.local = None;
+            }
         }
     }
 

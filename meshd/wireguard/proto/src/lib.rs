@@ -26,4 +26,4 @@ mod types;
 
 pub use device::Device;
 pub use key::{PresharedKey, PrivateKey};
-pub use types::{DropReason, PeerConfig, PeerStats, Transmit};
+pub use types::{DropReason, Path, PeerConfig, PeerStats, Transmit};

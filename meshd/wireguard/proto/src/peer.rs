@@ -12,17 +12,16 @@ use crate::noise::{Identity, Initiator};
 use crate::peers::{Indices, PeerId};
 use crate::tai64n::Tai64n;
 use crate::timers::Timers;
-use crate::{DropReason, PeerStats, PresharedKey, Transmit};
+use crate::{DropReason, Path, PeerStats, PresharedKey, Transmit};
 use chacha20::ChaCha20Rng;
 use ipnetwork::IpNetwork;
 use meshd_model::{Boot, Now, PublicKey, Wall};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 pub(crate) struct Peer {
     pub(crate) public_key: PublicKey,
     pub(crate) preshared_key: Option<PresharedKey>,
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<Path>,
     /// Seconds; 0 for none.
     pub(crate) keepalive: u16,
     /// Sorted. The device's routing table has the same.
@@ -100,7 +99,7 @@ impl Peer {
         PeerStats {
             public_key: self.public_key,
             preshared_key: self.preshared_key.clone(),
-            endpoint: self.endpoint,
+            endpoint: self.endpoint.map(|path| path.remote),
             allowed_ips: self.allowed_ips.clone(),
             keepalive: self.keepalive,
             last_handshake: self.last_handshake,
@@ -147,7 +146,7 @@ impl Peer {
             .get_or_insert_with(|| Box::new(Active::new(cx, &self.public_key)))
     }
 
-    fn transmit(&mut self, shared: &mut Shared, dst: SocketAddr, bytes: Vec<u8>) -> Result<(), DropReason> {
+    fn transmit(&mut self, shared: &mut Shared, dst: Path, bytes: Vec<u8>) -> Result<(), DropReason> {
         let length = bytes.len() as u64;
         shared.transmit(dst, bytes)?;
         self.tx_bytes += length;
@@ -156,11 +155,15 @@ impl Peer {
 }
 
 impl Shared {
-    pub(crate) fn transmit(&mut self, dst: SocketAddr, bytes: Vec<u8>) -> Result<(), DropReason> {
+    pub(crate) fn transmit(&mut self, path: Path, bytes: Vec<u8>) -> Result<(), DropReason> {
         if self.transmits.len() >= crate::constants::MAX_OUTPUTS {
             return Err(DropReason::QueueFull);
         }
-        self.transmits.push_back(Transmit { dst, bytes });
+        self.transmits.push_back(Transmit {
+            src: path.local,
+            dst: path.remote,
+            bytes,
+        });
         Ok(())
     }
 }

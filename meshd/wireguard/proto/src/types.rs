@@ -3,7 +3,7 @@
 use crate::PresharedKey;
 use ipnetwork::IpNetwork;
 use meshd_model::{PublicKey, Wall};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A change of a peer, or a new one. What is None stays as it is.
 #[derive(Clone, Default)]
@@ -43,9 +43,27 @@ pub struct PeerStats {
     pub tx_bytes: u64,
 }
 
+/// Where a peer is, and which own address it speaks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// The own address that its last datagram came to: answers leave from there, or a peer that was told of one address of a
+    /// node with several would hear from another. None leaves the choice to the system.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Path {
+    fn from(remote: SocketAddr) -> Self {
+        Self { remote, local: None }
+    }
+}
+
 /// A datagram to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
+    /// Which own address it leaves from; None leaves the choice to the system.
+    pub src: Option<IpAddr>,
     /// Where to.
     pub dst: SocketAddr,
     /// The UDP payload.

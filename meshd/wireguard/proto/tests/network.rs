@@ -199,7 +199,7 @@ fn a_peer_that_roams_is_followed_only_on_its_own_word() {
     );
     let mut forged = vec![0; 148];
     forged[0] = 1;
-    let from = "203.0.113.66:666".parse().unwrap();
+    let from: std::net::SocketAddr = "203.0.113.66:666".parse().unwrap();
     let refused = world.with(2, |now, device| device.handle_datagram(now, from, &mut forged));
     assert_eq!(refused, Err(DropReason::Unauthentic));
     assert_eq!(

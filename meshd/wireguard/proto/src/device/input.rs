@@ -1,26 +1,26 @@
 //! What comes in: datagrams and packets.
 
 use super::Device;
-use crate::DropReason;
 use crate::constants::MAX_OUTPUTS;
 use crate::ip::Header;
 use crate::message::{COOKIE_REPLY_LEN, INITIATION_LEN, Message, RESPONSE_LEN, word};
 use crate::noise::UnprovenInitiation;
 use crate::peers::PeerId;
+use crate::{DropReason, Path};
 use meshd_model::Now;
-use std::net::SocketAddr;
 
 impl Device {
-    /// Takes in a UDP datagram; it is decrypted in place.
+    /// Takes in a UDP datagram, which came from there; it is decrypted in place.
     ///
     /// # Errors
     /// Why it was dropped; for counting, there is nothing to be done about it.
     pub fn handle_datagram(
         &mut self,
         now: Now,
-        from: SocketAddr,
+        from: impl Into<Path>,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
+        let from = from.into();
         if self.own.is_none() {
             return Err(DropReason::NoPrivateKey);
         }
@@ -47,7 +47,7 @@ impl Device {
             .unwrap_or(Err(DropReason::NoPrivateKey))
     }
 
-    fn handle_data(&mut self, now: Now, from: SocketAddr, message: &mut [u8]) -> Result<(), DropReason> {
+    fn handle_data(&mut self, now: Now, from: Path, message: &mut [u8]) -> Result<(), DropReason> {
         let id = self.peer_by_index(word(message, 4))?;
         let packet = self
             .with_peer(now, id, |peer, cx| peer.handle_data(cx, from, message))
@@ -69,7 +69,7 @@ impl Device {
     fn handle_initiation(
         &mut self,
         now: Now,
-        from: SocketAddr,
+        from: Path,
         message: &[u8; INITIATION_LEN],
     ) -> Result<(), DropReason> {
         self.admit(now, from, message)?;
@@ -83,7 +83,7 @@ impl Device {
     fn handle_response(
         &mut self,
         now: Now,
-        from: SocketAddr,
+        from: Path,
         message: &[u8; RESPONSE_LEN],
     ) -> Result<(), DropReason> {
         self.admit(now, from, message)?;
@@ -104,7 +104,7 @@ impl Device {
 
     /// Whether a handshake message may cost us Diffie-Hellman: its sender knows our key, and under load, holds the
     /// cookie of its address and has not sent many. Who holds no cookie is sent one.
-    fn admit(&mut self, now: Now, from: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
+    fn admit(&mut self, now: Now, from: Path, message: &[u8]) -> Result<(), DropReason> {
         let own = self.own.as_mut().ok_or(DropReason::NoPrivateKey)?;
         if !own.checker.mac1_is_valid(message) {
             return Err(DropReason::Unauthentic);
@@ -113,12 +113,12 @@ impl Device {
             return Ok(());
         }
         let rng = &mut self.shared.rng;
-        if !own.checker.mac2_is_valid(now.boot, rng, from, message) {
-            let reply = own.checker.reply(now.boot, rng, from, message);
+        if !own.checker.mac2_is_valid(now.boot, rng, from.remote, message) {
+            let reply = own.checker.reply(now.boot, rng, from.remote, message);
             self.shared.transmit(from, reply.to_vec())?;
             return Err(DropReason::UnderLoad);
         }
-        if self.limiter.allow(now.boot, from.ip()) {
+        if self.limiter.allow(now.boot, from.remote.ip()) {
             Ok(())
         } else {
             Err(DropReason::UnderLoad)

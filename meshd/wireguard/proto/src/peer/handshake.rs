@@ -1,7 +1,6 @@
 //! Handshakes with one peer: sending initiations, answering them, taking in answers.
 
 use super::{Active, Context, Peer};
-use crate::DropReason;
 use crate::constants::{INITIATION_INTERVAL, REKEY_TIMEOUT, WIPE_AFTER_TIME};
 use crate::cookie::{Jar, MacKeys};
 use crate::key::PrivateKey;
@@ -11,9 +10,9 @@ use crate::noise::{Initiator, UnprovenInitiation};
 use crate::session::Session;
 use crate::tai64n::Tai64n;
 use crate::timers::{Timer, Timers};
+use crate::{DropReason, Path};
 use meshd_model::PublicKey;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 /// Why an initiation is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +104,7 @@ impl Peer {
     pub(crate) fn handle_initiation(
         &mut self,
         cx: &mut Context<'_>,
-        from: SocketAddr,
+        from: Path,
         initiation: UnprovenInitiation<'_>,
     ) -> Result<(), DropReason> {
         let now = cx.now.boot;
@@ -145,7 +144,7 @@ impl Peer {
     pub(crate) fn handle_response(
         &mut self,
         cx: &mut Context<'_>,
-        from: SocketAddr,
+        from: Path,
         message: &[u8; RESPONSE_LEN],
     ) -> Result<(), DropReason> {
         let now = cx.now.boot;

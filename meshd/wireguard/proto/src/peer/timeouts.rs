@@ -2,10 +2,10 @@
 
 use super::handshake::Attempt;
 use super::{Context, Peer};
+use crate::Path;
 use crate::constants::{KEEPALIVE_TIMEOUT, MAX_ATTEMPTS, REKEY_TIMEOUT_JITTER_NANOS, WIPE_AFTER_TIME};
 use crate::timers::Timer;
 use rand_core::Rng;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 impl Context<'_> {
@@ -104,7 +104,7 @@ impl Peer {
     }
 
     /// A message that authenticates the peer came in: that is where the peer is now.
-    pub(super) fn authentic_received(&mut self, cx: &Context<'_>, from: SocketAddr, length: usize) {
+    pub(super) fn authentic_received(&mut self, cx: &Context<'_>, from: Path, length: usize) {
         self.endpoint = Some(from);
         self.rx_bytes += length as u64;
         self.arm_persistent_keepalive(cx);

@@ -2,14 +2,13 @@
 
 use super::handshake::Attempt;
 use super::{Context, Peer};
-use crate::DropReason;
 use crate::constants::{
     KEEPALIVE_TIMEOUT, MAX_STAGED, MAX_STAGED_ALL, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE,
     REKEY_TIMEOUT,
 };
 use crate::message::word;
 use crate::timers::Timer;
-use std::net::SocketAddr;
+use crate::{DropReason, Path};
 
 impl Peer {
     /// Sends a packet, or lets it wait for a handshake.
@@ -98,7 +97,7 @@ impl Peer {
     pub(crate) fn handle_data<'a>(
         &mut self,
         cx: &mut Context<'_>,
-        from: SocketAddr,
+        from: Path,
         message: &'a mut [u8],
     ) -> Result<&'a [u8], DropReason> {
         let now = cx.now.boot;
