@@ -180,6 +180,7 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
                 address: "192.0.2.100".parse().unwrap(),
                 ifname: "eth0".into(),
                 mtu: 1500,
+                default_route: true,
             }],
             ..KernelState::default()
         };

@@ -30,6 +30,7 @@ fn child() {
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,
+        keepalive: None,
         mark: Mark { value: 1, mask: 1 },
         route_table: 1090,
         rule_priority: 1090,

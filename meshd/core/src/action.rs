@@ -103,6 +103,14 @@ pub enum KernelOp {
     SetPeer(Peer),
     /// Remove the peer.
     RemovePeer(PublicKey),
+    /// Send something to the peer at once: a keepalive, or the handshake that has to come before it. Nothing without the
+    /// peer.
+    Greet {
+        /// Whom.
+        peer: PublicKey,
+        /// Its keepalive, which stays as it is: to change it for a moment is what makes WireGuard send.
+        keepalive: Option<u16>,
+    },
     /// Add the route, replacing one to the same destination in the same table with the same metric.
     SetRoute(Route),
     /// Remove the route.

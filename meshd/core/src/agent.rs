@@ -117,6 +117,7 @@ impl NodeAgent {
                 TimerKind::Retry(resource) => self.mark(resource),
                 TimerKind::Deadline(request) => self.expire(request),
                 TimerKind::Rest => self.resume(now, Stage::Address),
+                TimerKind::Greet(key) => self.mark(Resource::Peer(key)),
             }
         }
         self.settle(now);
@@ -202,6 +203,7 @@ impl NodeAgent {
                     self.ops.succeeded(&Resource::Device);
                 }
                 self.observed.replace(*state);
+                self.observed.greetings.expire(now.wall);
                 self.ops.end_any(&Resource::Kernel);
                 self.ops.succeeded(&Resource::Kernel);
                 self.mark(Resource::Kernel);

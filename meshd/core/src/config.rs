@@ -25,6 +25,9 @@ pub struct Config {
     pub listen_port: u16,
     /// Which underlay addresses are published as endpoints.
     pub endpoints: Endpoints,
+    /// Seconds between keepalives to every peer, for a node behind NAT: its peers reach it only while the NAT knows it.
+    #[serde(default)]
+    pub keepalive: Option<u16>,
     /// Mark of the device's own packets.
     pub mark: Mark,
     /// Routing table for the peers' own addresses, asked for pod traffic only.

@@ -103,6 +103,8 @@ pub enum CniEvent {
     },
     /// The caller went away before it was answered; what was begun is finished or undone all the same.
     Gone(RequestId),
+    /// Somebody asks for the status: the kernel is observed again, since counters and endpoints change by themselves.
+    Look,
 }
 
 /// What a runtime asks.

@@ -20,6 +20,12 @@ impl Jitter {
         z ^ (z >> 31)
     }
 
+    /// A duration shorter than `end`.
+    pub(crate) fn within(&mut self, end: Duration) -> Duration {
+        let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.next() % end.max(1))
+    }
+
     /// A duration between three quarters of `around` and five quarters of it.
     pub(crate) fn spread(&mut self, around: Duration) -> Duration {
         let quarter = around / 4;

@@ -12,7 +12,7 @@
 //!   observed    the agent's copy of the kernel
 //!   attach      ADD, DEL, CHECK, leases, requests
 //! reconcile   desired against observed for each marked key
-//!   peers, routes, publish, attach::lifecycle
+//!   peers, greet, routes, publish, attach::lifecycle
 //! ops         outstanding actions, back-off (outcome)
 //! status      what people see (problems, readiness)
 //! ```
@@ -25,6 +25,7 @@ mod claims;
 pub mod config;
 mod errno;
 pub mod event;
+mod greet;
 mod jitter;
 mod node;
 mod nodes;
@@ -50,6 +51,8 @@ pub use config::{Config, Endpoints, Identity, METADATA, Outside};
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
 pub use routes::ROUTE_METRIC;
 
+use meshd_model::PublicKey;
+
 /// Which timer a deadline belongs to: it travels with the deadline, so that a record shows why the agent woke.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum TimerKind {
@@ -61,4 +64,6 @@ pub enum TimerKind {
     Deadline(RequestId),
     /// A freed address may be handed out again.
     Rest,
+    /// Greet a peer that may hold a session which this node's device has lost.
+    Greet(PublicKey),
 }

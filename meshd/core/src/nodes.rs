@@ -228,10 +228,16 @@ impl Nodes {
         }
         Some(Peer {
             public_key: *key,
-            endpoint: SocketAddr::new(address, annotations.listen_port),
+            endpoint: Some(SocketAddr::new(address, annotations.listen_port)),
             allowed_ips,
             keepalive: None,
         })
+    }
+
+    /// MTU of the overlay on the node that has this key, in bytes.
+    pub(crate) fn mtu_of(&self, key: &PublicKey) -> Option<u16> {
+        let (_, node) = self.by_key(key)?;
+        Some(node.annotations.as_ref().ok()?.mtu)
     }
 
     /// Whether [`Self::peer`] is there for the key of a node that holds a prefix.

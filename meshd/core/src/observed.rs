@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::action::{KernelOp, Resource};
+use crate::greet::Greetings;
 use crate::prefix_map::PrefixMap;
 
 /// What the kernel tells routes apart with.
@@ -44,7 +45,7 @@ impl RouteKey {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Intended {
     /// The published endpoint, which need not be the one that is set.
-    endpoint: SocketAddr,
+    endpoint: Option<SocketAddr>,
     allowed_ips: BTreeSet<IpNetwork>,
 }
 
@@ -69,6 +70,8 @@ pub(crate) struct Observed {
     pub(crate) endpoints_given: BTreeMap<PublicKey, SocketAddr>,
     /// Peers with an outstanding action: what they will have been given once it is carried out.
     intended: BTreeMap<PublicKey, Intended>,
+    /// Peers that may hold a session which the device has lost.
+    pub(crate) greetings: Greetings,
 }
 
 impl Observed {
@@ -89,6 +92,7 @@ impl Observed {
         self.forward_chains = forward_chains;
         self.device = device;
         self.endpoints_given.retain(|key, _| peers.contains_key(key));
+        self.greetings.observed(&self.peers, &peers);
         self.peers = peers;
         self.holders = PrefixMap::default();
         let there = self.peers.iter().map(|(key, p)| (key, &p.allowed_ips));
@@ -119,9 +123,12 @@ impl Observed {
             KernelOp::SetPeer(peer) => return self.set_peer(peer),
             KernelOp::RemovePeer(key) => {
                 self.release(*key);
-                self.peers.remove(key);
+                if let Some(peer) = self.peers.remove(key) {
+                    self.greetings.lost(*key, &peer);
+                }
                 self.endpoints_given.remove(key);
             }
+            KernelOp::Greet { peer, .. } => self.greetings.done(peer),
             KernelOp::SetRoute(route) => {
                 self.routes
                     .insert(RouteKey::of(route), BTreeSet::from([route.clone()]));
@@ -166,7 +173,7 @@ impl Observed {
     }
 
     /// A peer's action begins.
-    pub(crate) fn intend_peer(&mut self, peer: &Peer, published: SocketAddr) {
+    pub(crate) fn intend_peer(&mut self, peer: &Peer, published: Option<SocketAddr>) {
         for ip in &peer.allowed_ips {
             self.holders.entry(*ip).insert(peer.public_key);
         }
@@ -207,7 +214,7 @@ impl Observed {
     fn set_peer(&mut self, peer: &Peer) -> BTreeSet<PublicKey> {
         let key = peer.public_key;
         let given = self.intended.get(&key).map_or(peer.endpoint, |i| i.endpoint);
-        self.endpoints_given.insert(key, given);
+        self.endpoints_given.extend(given.map(|endpoint| (key, endpoint)));
         self.release(key);
         let robbed = peer
             .allowed_ips
@@ -216,7 +223,7 @@ impl Observed {
             .collect();
         let before = self.peers.get(&key);
         let state = PeerState {
-            endpoint: Some(peer.endpoint),
+            endpoint: peer.endpoint.or(before.and_then(|p| p.endpoint)),
             allowed_ips: peer.allowed_ips.clone(),
             keepalive: peer.keepalive,
             last_handshake: before.and_then(|p| p.last_handshake),

@@ -20,6 +20,14 @@ const OVERHEAD_V6: u32 = 80;
 const MTU_MIN_V6: u16 = 1280;
 const MTU_MIN_V4: u16 = 576;
 
+/// What an overlay of this family has to carry at least, in bytes.
+pub(crate) fn mtu_min(family: Family) -> u16 {
+    match family {
+        Family::V4 => MTU_MIN_V4,
+        Family::V6 => MTU_MIN_V6,
+    }
+}
+
 /// The own Node as last seen, and the pod CIDRs in force.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Own {
@@ -122,28 +130,31 @@ impl Local {
     }
 
     /// The configured MTU, or the smallest of the interfaces that carry an endpoint address, less WireGuard's
-    /// overhead. The overhead is that of IPv6 unless no node, this one included, has an IPv6 endpoint: one number
+    /// overhead. Where no interface carries one (the address is a NAT's, or is just being changed), the interfaces that
+    /// the default routes lead out of count: others, like a bridge for containers or another tunnel, say nothing of the
+    /// way to the peers. The overhead is that of IPv6 unless no node, this one included, has an IPv6 endpoint: one number
     /// for all peers, so that it does not change with each.
     fn set_mtu(&mut self, config: &Config, underlay: &[UnderlayAddress], any_v6: bool) {
         if config.mtu.is_some() {
             self.mtu = config.mtu;
             return;
         }
-        let of_endpoints = underlay
-            .iter()
-            .filter(|u| self.endpoints.contains(&u.address))
-            .map(|u| u.mtu)
-            .min();
-        let Some(measured) = of_endpoints.or_else(|| underlay.iter().map(|u| u.mtu).min()) else {
-            return;
+        let least_of = |counts: &dyn Fn(&UnderlayAddress) -> bool| {
+            let those = underlay.iter().filter(|u| counts(u));
+            those.map(|u| u.mtu).min()
         };
+        let measured = least_of(&|u| self.endpoints.contains(&u.address))
+            .or_else(|| least_of(&|u| u.default_route))
+            .or_else(|| least_of(&|_| true));
+        let Some(measured) = measured else { return };
         let v6 = any_v6 || self.endpoints.iter().any(IpAddr::is_ipv6);
         let inner = measured.saturating_sub(if v6 { OVERHEAD_V6 } else { OVERHEAD_V4 });
-        let least = if self.overlay.contains_key(&Family::V6) {
-            MTU_MIN_V6
-        } else {
-            MTU_MIN_V4
-        };
+        let least = self
+            .overlay
+            .keys()
+            .map(|f| mtu_min(*f))
+            .max()
+            .unwrap_or(MTU_MIN_V4);
         self.narrow_underlay = (inner < u32::from(least)).then_some(measured);
         self.mtu = Some(u16::try_from(inner).unwrap_or(u16::MAX).max(least));
     }

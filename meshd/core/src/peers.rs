@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A session that has had no handshake for so long is dead (WireGuard's Reject-After-Time, section 6.1 of the paper).
-const SESSION_LIFE: Duration = Duration::from_secs(180);
+pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(180);
 
 impl NodeAgent {
     /// Marks what a change of a node has touched, and looks at what follows for this node.
@@ -27,8 +27,13 @@ impl NodeAgent {
     }
 
     pub(crate) fn desired_peer(&self, key: &PublicKey) -> Option<Peer> {
-        self.nodes
-            .peer(key, &self.config.identity.public_key, &self.families)
+        let peer = self
+            .nodes
+            .peer(key, &self.config.identity.public_key, &self.families)?;
+        Some(Peer {
+            keepalive: self.config.keepalive,
+            ..peer
+        })
     }
 
     pub(crate) fn plan_peer(&mut self, now: Now, key: &PublicKey) -> Plan {
@@ -76,12 +81,15 @@ impl NodeAgent {
         };
         let given = self.observed.endpoints_given.get(key).copied();
         let given = given.or_else(|| adopted(now, observed, &desired));
-        let roamed = given == Some(desired.endpoint) && observed.endpoint.is_some();
-        if roamed && observed.allowed_ips == desired.allowed_ips && observed.keepalive == desired.keepalive {
-            self.observed.endpoints_given.insert(*key, desired.endpoint);
-            return Plan::Settled;
+        let may_have_roamed = given == desired.endpoint && observed.endpoint.is_some();
+        let as_desired =
+            observed.allowed_ips == desired.allowed_ips && observed.keepalive == desired.keepalive;
+        if may_have_roamed && as_desired {
+            self.observed.endpoints_given.extend(given.map(|at| (*key, at)));
+            return self.plan_greeting(now, &desired);
         }
-        let endpoint = observed.endpoint.filter(|_| roamed).unwrap_or(desired.endpoint);
+        // Where it was heard is newer in the device than in the last observation: to write that back could undo it.
+        let endpoint = desired.endpoint.filter(|_| !may_have_roamed);
         set(Peer { endpoint, ..desired })
     }
 
@@ -105,9 +113,9 @@ impl NodeAgent {
             (Some((_, heir)), _) if heirs.len() == observed.allowed_ips.len() => {
                 Plan::Wait(Resource::Peer(*heir))
             }
-            (Some(_), Some(endpoint)) => set(Peer {
+            (Some(_), Some(_)) => set(Peer {
                 public_key: *key,
-                endpoint,
+                endpoint: None,
                 allowed_ips: heirs.into_keys().collect(),
                 keepalive: observed.keepalive,
             }),
@@ -152,5 +160,7 @@ fn adopted(now: Now, observed: &PeerState, desired: &Peer) -> Option<std::net::S
     let alive = observed
         .last_handshake
         .is_some_and(|at| now.wall.since(at) < SESSION_LIFE);
-    (alive || observed.endpoint == Some(desired.endpoint)).then_some(desired.endpoint)
+    desired
+        .endpoint
+        .filter(|_| alive || observed.endpoint == desired.endpoint)
 }

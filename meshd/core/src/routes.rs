@@ -6,12 +6,16 @@
 //! route_table   a peer's node address   dev DEVICE src OVERLAY mtu MTU   metric ROUTE_METRIC
 //! rules         from an own pod CIDR, not fwmark MARK, lookup route_table
 //! ```
+//!
+//! MTU is the smaller of both ends' overlay MTUs.
 
 use crate::action::{KernelOp, Resource};
 use crate::agent::NodeAgent;
 use crate::observed::RouteKey;
+use crate::own::mtu_min;
 use crate::reconcile::Plan;
 use ipnetwork::IpNetwork;
+use meshd_model::PublicKey;
 use meshd_model::kernel::{Route, RouteTarget, Rule, TABLE_MAIN, UNREACHABLE_METRIC};
 use meshd_model::net::{Family, contains};
 
@@ -63,9 +67,10 @@ impl NodeAgent {
         if key != self.route_key(dst) {
             return None;
         }
-        let src = *self.local.overlay.get(&Family::of(dst.network()))?;
-        let mtu = self.local.mtu?;
-        self.heir(dst)?;
+        let family = Family::of(dst.network());
+        let src = *self.local.overlay.get(&family)?;
+        let peer = self.heir(dst)?;
+        let mtu = self.route_mtu(&peer, family)?;
         let name = self.config.device.clone();
         Some(Route {
             dst,
@@ -73,6 +78,14 @@ impl NodeAgent {
             metric,
             target: RouteTarget::Device { name, src, mtu },
         })
+    }
+
+    /// The smaller of this node's overlay MTU and the peer's, which publishes what its own underlay carries; a peer
+    /// that publishes less than its family needs gets what the family needs.
+    fn route_mtu(&self, peer: &PublicKey, family: Family) -> Option<u16> {
+        let own = self.local.mtu?;
+        let of_peer = self.nodes.mtu_of(peer).unwrap_or(own);
+        Some(own.min(of_peer.max(mtu_min(family))))
     }
 
     pub(crate) fn plan_route(&self, key: RouteKey) -> Plan {

@@ -48,7 +48,7 @@ impl NodeAgent {
         Some(PeerStatus {
             node: name.clone(),
             public_key: *key,
-            endpoint: observed.and_then(|p| p.endpoint).or(Some(desired.endpoint)),
+            endpoint: observed.and_then(|p| p.endpoint).or(desired.endpoint),
             last_handshake: observed.and_then(|p| p.last_handshake),
             rx_bytes: observed.map_or(0, |p| p.rx_bytes),
             tx_bytes: observed.map_or(0, |p| p.tx_bytes),

@@ -143,6 +143,7 @@ impl Driver {
             KernelOp::PassForward { device } => firewall::forward::pass(nft, &device).await,
             KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
+            KernelOp::Greet { peer, keepalive } => device::greet(conn, config, peer, keepalive).await,
             KernelOp::RemovePeer(peer) => device::remove_peer(conn, config, peer).await,
             KernelOp::SetRoute(wanted) => route::set(conn, &wanted).await,
             KernelOp::RemoveRoute(unwanted) => route::remove(conn, &unwanted).await,

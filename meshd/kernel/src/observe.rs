@@ -8,7 +8,7 @@ use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{DeviceState, KernelState, POD_IFNAME_PREFIX, PodLinkState, UnderlayAddress};
 use nlink::netlink::messages::{AddressMessage, LinkMessage, NeighborMessage};
 use nlink::{Connection, Nftables, Route};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// What is there.
@@ -25,6 +25,7 @@ pub(crate) async fn observe(
     let (firewall, guards) = firewall::observe(nft).await?;
     let forward_chains = firewall::forward::observe(nft, &config.device).await?;
 
+    let default_routes = route::default_routes(&routes);
     let (routes, pod_routes) = route::read(&routes, &names(&links));
     let link = links.iter().find(|l| l.name() == Some(&config.device));
     let (device, peers) = match link {
@@ -39,7 +40,7 @@ pub(crate) async fn observe(
         routes: routes.into_iter().collect(),
         rules: rule::read(&rules),
         pod_links: pod_links(&links, &pod_routes, &neighbours, &guards),
-        underlay: underlay(config, &links, &addresses),
+        underlay: underlay(config, &links, &addresses, &default_routes),
     })
 }
 
@@ -129,6 +130,7 @@ fn underlay(
     config: &DriverConfig,
     links: &[LinkMessage],
     addresses: &[AddressMessage],
+    default_routes: &HashSet<u32>,
 ) -> Vec<UnderlayAddress> {
     let other = |l: &&LinkMessage| {
         let name = l.name().unwrap_or_default();
@@ -142,6 +144,7 @@ fn underlay(
                 address,
                 ifname: link.name().unwrap_or_default().to_owned(),
                 mtu: link.mtu().unwrap_or(0),
+                default_route: default_routes.contains(&link.ifindex()),
             });
         }
     }

@@ -7,7 +7,7 @@ use nlink::netlink::messages::RouteMessage;
 use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
 use nlink::netlink::types::route::{RouteProtocol, RouteType};
 use nlink::{Connection, Route};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// `RT_TABLE_LOCAL` and what nlink reads for routes that the kernel keeps for itself are never ours.
@@ -75,6 +75,21 @@ pub(crate) fn read(
         }
     }
     (own, pods)
+}
+
+/// Interfaces, by index, that a default route of the main table leads out of. One with several next hops is left out:
+/// nothing tells which of them a packet takes.
+pub(crate) fn default_routes(routes: &[RouteMessage]) -> HashSet<u32> {
+    let leads_out = |r: &&RouteMessage| {
+        r.dst_len() == 0
+            && r.table_id() == meshd_model::kernel::TABLE_MAIN
+            && r.route_type() == RouteType::Unicast
+    };
+    routes
+        .iter()
+        .filter(leads_out)
+        .filter_map(RouteMessage::oif)
+        .collect()
 }
 
 fn parse(message: &RouteMessage, names: &HashMap<u32, String>) -> Option<Wanted> {

@@ -20,9 +20,11 @@ const SETTLE: Duration = Duration::from_millis(100);
 const INTERVAL: Duration = Duration::from_millis(250);
 /// A look takes longer the more there is: at most one part in so many of the time is spent on looking.
 const SHARE: u32 = 20;
-/// Shortest and longest pause between tries to reach the device's socket.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Pause between tries to reach the device's socket while nobody answers: a try is one system call, and what is sent to
+/// the node is lost until its device is set up again.
+const RETRY: Duration = Duration::from_millis(200);
+/// Longest pause before a server is tried again that ends connections.
+const ENDED_MAX: Duration = Duration::from_secs(5);
 
 /// RTNLGRP_* of linux/rtnetlink.h as a mask: links; addresses, routes, rules and parameters of both families.
 const ROUTE_GROUPS: u32 =
@@ -148,7 +150,7 @@ fn only_from(mut messages: &[u8], own: u32) -> bool {
 /// and peers; that there is one again, that it can be given them. A server that ends idle connections is asked less and
 /// less often.
 async fn watch_device(client: UapiClient, change: Arc<Notify>) {
-    let mut pause = RETRY_MIN;
+    let mut pause = RETRY;
     let mut was_away = false;
     loop {
         let began = Instant::now();
@@ -162,10 +164,10 @@ async fn watch_device(client: UapiClient, change: Arc<Notify>) {
         if ended {
             change.notify_one();
         }
-        pause = if ended && began.elapsed() > RETRY_MAX {
-            RETRY_MIN
+        pause = if !ended || began.elapsed() > ENDED_MAX {
+            RETRY
         } else {
-            (pause * 2).min(RETRY_MAX)
+            (pause * 2).min(ENDED_MAX)
         };
         sleep(pause).await;
     }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use meshd_core::KernelOp::{RemovePeer, SetDevice, SetPeer};
+use meshd_core::KernelOp::{Greet, RemovePeer, SetDevice, SetPeer};
 use meshd_model::kernel::{Device, DeviceKind, DeviceState, Peer, PeerState};
 use meshd_model::{KeyHandle, PublicKey, Wall};
 use nlink::netlink::link::VethLink;
@@ -31,7 +31,7 @@ fn device() -> Device {
 fn peer() -> Peer {
     Peer {
         public_key: PublicKey([9; 32]),
-        endpoint: "[2001:db8::2]:51820".parse().unwrap(),
+        endpoint: Some("[2001:db8::2]:51820".parse().unwrap()),
         allowed_ips: ["10.244.2.0/24", "fd00:244:0:2::/64"]
             .map(|a| a.parse().unwrap())
             .into(),
@@ -66,8 +66,14 @@ impl Store {
             (_, None) => drop(self.device.insert(key.to_owned(), value.to_owned())),
             ("remove", Some(p)) => drop(self.peers.remove(p)),
             ("replace_allowed_ips", Some(p)) => drop(self.peers.get_mut(p).unwrap().remove("allowed_ip")),
+            // A peer of which nothing was said before is new: what follows is not for it.
+            ("update_only", Some(p)) if self.peers[p].is_empty() => drop(self.peers.remove(p)),
+            ("update_only", _) => {}
             (_, Some(p)) => {
-                let values = self.peers.get_mut(p).unwrap().entry(key.to_owned()).or_default();
+                let Some(known) = self.peers.get_mut(p) else {
+                    return;
+                };
+                let values = known.entry(key.to_owned()).or_default();
                 if key != "allowed_ip" {
                     values.clear();
                 }
@@ -252,13 +258,30 @@ fn peers_are_set_read_and_removed() {
         wanted.keepalive = None;
         node.apply(SetPeer(wanted.clone())).await;
         let expected = PeerState {
-            endpoint: Some(wanted.endpoint),
-            allowed_ips: wanted.allowed_ips,
+            endpoint: wanted.endpoint,
+            allowed_ips: wanted.allowed_ips.clone(),
             keepalive: None,
             last_handshake: Some(Wall(1_700_000_000_000_000_005)),
             rx_bytes: 7,
             tx_bytes: 8,
         };
+        assert_eq!(
+            node.observe().await.peers,
+            [(wanted.public_key, expected.clone())].into()
+        );
+        // Where it is stays, whatever else is set; and a greeting changes nothing that lasts.
+        let elsewhere = Peer {
+            endpoint: None,
+            ..wanted.clone()
+        };
+        node.apply(SetPeer(elsewhere)).await;
+        for peer in [wanted.public_key, PublicKey([77; 32])] {
+            let greet = Greet {
+                peer,
+                keepalive: None,
+            };
+            node.apply(greet).await;
+        }
         assert_eq!(node.observe().await.peers, [(wanted.public_key, expected)].into());
         node.apply(RemovePeer(wanted.public_key)).await;
         node.apply(RemovePeer(wanted.public_key)).await;

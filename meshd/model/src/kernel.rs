@@ -123,8 +123,8 @@ pub struct Device {
 pub struct Peer {
     /// Its key.
     pub public_key: PublicKey,
-    /// Where its device listens.
-    pub endpoint: SocketAddr,
+    /// Where its device listens; None leaves it where it was last heard.
+    pub endpoint: Option<SocketAddr>,
     /// Cryptokey routing, canonical; replaces what the peer had.
     pub allowed_ips: BTreeSet<IpNetwork>,
     /// Seconds between keepalives, for nodes behind NAT.
@@ -289,4 +289,7 @@ pub struct UnderlayAddress {
     pub ifname: String,
     /// The interface's MTU, in bytes.
     pub mtu: u32,
+    /// Whether a default route of either family leads out of the interface.
+    #[serde(default)]
+    pub default_route: bool,
 }

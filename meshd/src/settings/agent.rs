@@ -18,6 +18,7 @@ impl Settings {
             service_cidrs: self.service_cidrs.clone(),
             device: wireguard.interface.clone(),
             listen_port: wireguard.listen_port,
+            keepalive: Some(self.wireguard.keepalive_seconds).filter(|seconds| *seconds != 0),
             endpoints: match &wireguard.endpoints {
                 EndpointChoice::InternalIp => Endpoints::InternalIp,
                 EndpointChoice::Interface(name) => Endpoints::Interface(name.clone()),

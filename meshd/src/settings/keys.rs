@@ -65,6 +65,10 @@ pub const KEYS: &[Key] = &[
         doc: "Which of the node's addresses its peers send to: internal-ip (status.addresses of the Node), interface:NAME or cidr:PREFIX. Default: internal-ip.",
     },
     Key {
+        path: "wireguard.keepalive_seconds",
+        doc: "Seconds between keepalives to every peer, for a node that its peers reach through a NAT only: shorter than the NAT forgets, 25 suits most. 0 for none. Default: 0.",
+    },
+    Key {
         path: "wireguard.mark",
         doc: "Mark of the device's own packets, VALUE/MASK. The mask's bits must be nobody else's on the node; kube-proxy has 0x4000 and 0x8000. Default: 0x10000000/0x10000000.",
     },

@@ -95,6 +95,8 @@ pub struct Wireguard {
     pub mtu: Option<u16>,
     /// Which addresses are published as endpoints.
     pub endpoints: EndpointChoice,
+    /// Seconds between keepalives to every peer; 0 for none.
+    pub keepalive_seconds: u16,
     /// Mark of the device's own packets.
     pub mark: MarkText,
     /// Routing table for the peers' own addresses.
@@ -112,6 +114,7 @@ impl Default for Wireguard {
             listen_port: 51820,
             mtu: None,
             endpoints: EndpointChoice::InternalIp,
+            keepalive_seconds: 0,
             mark: MarkText::default(),
             route_table: 1090,
             rule_priority: 1090,

@@ -40,6 +40,7 @@ pub fn config(public_key: PublicKey) -> Config {
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,
+        keepalive: None,
         mark: Mark {
             value: 0x1000_0000,
             mask: 0x1000_0000,
@@ -71,6 +72,7 @@ pub fn start(options: Options, public_key: PublicKey) -> Script {
                 address: "192.0.2.100".parse().unwrap(),
                 ifname: "eth0".into(),
                 mtu: 1500,
+                default_route: true,
             }],
             ..KernelState::default()
         },
@@ -244,7 +246,7 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
         }
         KernelOp::SetPeer(peer) => {
             let state = PeerState {
-                endpoint: Some(peer.endpoint),
+                endpoint: peer.endpoint,
                 allowed_ips: peer.allowed_ips,
                 keepalive: peer.keepalive,
                 last_handshake: None,
@@ -254,6 +256,7 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
             kernel.peers.insert(peer.public_key, state);
         }
         KernelOp::RemovePeer(key) => drop(kernel.peers.remove(&key)),
+        KernelOp::Greet { .. } => {}
         KernelOp::SetRoute(route) => drop(kernel.routes.insert(route)),
         KernelOp::RemoveRoute(route) => drop(kernel.routes.remove(&route)),
         KernelOp::SetRule(rule) => drop(kernel.rules.insert(rule)),

@@ -69,6 +69,7 @@ impl NodeAgent {
                 self.timers.clear(&TimerKind::Deadline(id));
                 self.nobody_waits(id, pending.call.attachment());
             }
+            CniEvent::Look => self.want_observation(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! order.
 
 use meshd_core::{Failure, KernelOp};
+use meshd_model::PublicKey;
 use meshd_model::kernel::{
     DeviceKind, DeviceState, Firewall, ForwardChain, KernelState, Peer, PeerState, PodLink, PodLinkState,
     Route, RouteTarget, UNREACHABLE_METRIC,
@@ -15,6 +16,8 @@ pub(crate) const ENODEV: i32 = 19;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kernel {
+    /// Peers that were greeted, in order.
+    pub greeted: Vec<PublicKey>,
     pub state: KernelState,
     /// Namespaces that are gone.
     pub gone: BTreeSet<String>,
@@ -68,6 +71,7 @@ impl Kernel {
                 self.assert_no_route_to(key);
                 self.state.peers.remove(key);
             }
+            KernelOp::Greet { peer, .. } => self.greeted.push(*peer),
             KernelOp::SetRoute(route) => self.set_route(route)?,
             KernelOp::RemoveRoute(route) => drop(self.state.routes.remove(route)),
             KernelOp::SetRule(rule) => drop(self.state.rules.insert(rule.clone())),
@@ -106,7 +110,7 @@ impl Kernel {
         }
         let before = self.state.peers.get(&peer.public_key);
         let state = PeerState {
-            endpoint: Some(peer.endpoint),
+            endpoint: peer.endpoint.or(before.and_then(|p| p.endpoint)),
             allowed_ips: peer.allowed_ips.clone(),
             keepalive: peer.keepalive,
             last_handshake: before.and_then(|p| p.last_handshake),

@@ -210,6 +210,7 @@ fn endpoints_and_mtu_follow_the_underlay() {
         address: address.parse().unwrap(),
         ifname: ifname.into(),
         mtu,
+        default_route: false,
     };
     world
         .kernel
@@ -257,6 +258,32 @@ fn endpoints_and_mtu_follow_the_underlay() {
     world.observe();
     world.run();
     assert!(world.complains("node/node-0", "no address at which peers can reach it"));
+}
+
+#[test]
+fn the_mtu_without_an_endpoint_on_an_interface_is_that_of_the_way_out() {
+    // The InternalIP is a NAT's: no interface carries it. A container bridge and another tunnel say nothing.
+    let mut world = World::new(config());
+    let address = |address: &str, ifname: &str, mtu, default_route| UnderlayAddress {
+        address: address.parse().unwrap(),
+        ifname: ifname.into(),
+        mtu,
+        default_route,
+    };
+    world.kernel.state.underlay = vec![
+        address("172.17.0.1", "docker0", 1400, false),
+        address("192.168.5.5", "eth0", 9000, true),
+        address("100.64.0.7", "tailscale0", 1280, false),
+    ];
+    world.sync(0);
+    let published = |world: &World| world.own.as_ref().unwrap().published.clone().unwrap();
+    assert_eq!(published(&world).mtu, 8940);
+    // Without a default route nothing tells them apart: the smallest is safe.
+    world.kernel.state.underlay[1].default_route = false;
+    world.kernel.state.underlay[2].mtu = 1380;
+    world.observe();
+    world.assert_quiescent();
+    assert_eq!(published(&world).mtu, 1320);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::kernel::ENODEV;
 use crate::world::{World, config, key, node};
-use meshd_core::KubeEvent;
+use meshd_core::{Config, KubeEvent};
 use meshd_model::kernel::{Route, RouteTarget, TABLE_MAIN};
 use meshd_model::{Now, Wall};
 use std::net::SocketAddr;
@@ -45,6 +45,140 @@ fn a_peer_that_roamed_is_no_difference() {
         world.kernel.state.peers[&key(1)].endpoint,
         Some("172.18.0.99:51820".parse().unwrap())
     );
+}
+
+#[test]
+fn where_a_peer_was_heard_since_the_last_observation_is_not_undone() {
+    let mut world = World::ready(1);
+    // It roams, and nobody has observed that when something else of it changes.
+    let elsewhere: SocketAddr = "203.0.113.9:4444".parse().unwrap();
+    world.kernel.state.peers.get_mut(&key(1)).unwrap().endpoint = Some(elsewhere);
+    let mut narrower = node(1);
+    narrower.annotations.as_mut().unwrap().pod_cidrs.pop();
+    world.kube(KubeEvent::NodeApplied(narrower));
+    world.run();
+    assert_eq!(world.allowed(1).len(), 2);
+    assert_eq!(world.kernel.state.peers[&key(1)].endpoint, Some(elsewhere));
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_node_behind_nat_keeps_every_peer_alive() {
+    let mut world = World::new(Config {
+        keepalive: Some(25),
+        ..config()
+    });
+    world.sync(2);
+    let peers = world.kernel.state.peers.values();
+    assert_eq!(peers.map(|p| p.keepalive).collect::<Vec<_>>(), [Some(25); 2]);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_route_carries_the_smaller_mtu_of_both_ends() {
+    let mut world = World::ready(2);
+    let of = |world: &World, n: u8| -> Vec<String> {
+        let part = [
+            format!("10.244.{n}.0/24"),
+            format!("fd00:244:0:{n}::/64"),
+            format!("172.18.0.{}/32", n + 2),
+        ];
+        let routes = world.routes();
+        let of_node = routes.iter().filter(|r| part.iter().any(|p| r.starts_with(p)));
+        let mtu = |r: &String| {
+            r.split("mtu ")
+                .nth(1)
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        of_node.map(mtu).collect()
+    };
+    let publish = |world: &mut World, mtu: u16| {
+        let mut peer = node(1);
+        peer.annotations.as_mut().unwrap().mtu = mtu;
+        world.kube(KubeEvent::NodeApplied(peer));
+        world.assert_quiescent();
+    };
+    publish(&mut world, 1340);
+    assert_eq!(of(&world, 1), ["1340"; 3]);
+    assert_eq!(of(&world, 2), ["1440"; 3], "another peer's routes stay");
+    publish(&mut world, 9000);
+    assert_eq!(
+        of(&world, 1),
+        ["1440"; 3],
+        "never more than the own device carries"
+    );
+    // Less than a family needs: it gets what it needs (in the order of the kernel's listing).
+    publish(&mut world, 100);
+    let mut small = of(&world, 1);
+    small.sort();
+    assert_eq!(small, ["1280", "576", "576"]);
+}
+
+#[test]
+fn a_device_that_was_restarted_greets_the_peers_that_hold_a_session() {
+    let mut world = World::ready(3);
+    for (n, ago) in [(1, Some(20)), (2, None), (3, Some(400))] {
+        world.kernel.state.peers.get_mut(&key(n)).unwrap().last_handshake =
+            ago.and_then(|ago| at(world.now, ago));
+    }
+    world.observe();
+    world.kernel.state.device = None;
+    world.kernel.state.peers.clear();
+    world.observe();
+    world.run();
+    assert_eq!(world.kernel.state.peers.len(), 3);
+    assert_eq!(world.kernel.greeted, [], "not all in the moment of the restart");
+    world.wait(Duration::from_millis(300));
+    assert_eq!(
+        world.kernel.greeted,
+        [key(1)],
+        "one has no session, and one's is long dead"
+    );
+    world.wait(Duration::from_secs(600));
+    assert_eq!(world.kernel.greeted, [key(1)], "once");
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_peer_that_comes_back_is_greeted_unless_it_has_a_session_again() {
+    for has_a_new_one in [false, true] {
+        let mut world = World::ready(2);
+        world.kernel.state.peers.get_mut(&key(1)).unwrap().last_handshake = at(world.now, 5);
+        world.observe();
+        world.kube(KubeEvent::NodeDeleted("node-1".into()));
+        world.run();
+        world.kube(KubeEvent::NodeApplied(node(1)));
+        world.run();
+        if has_a_new_one {
+            world.kernel.state.peers.get_mut(&key(1)).unwrap().last_handshake = at(world.now, 0);
+            world.observe();
+        }
+        world.wait(Duration::from_secs(1));
+        assert_eq!(world.kernel.greeted.len(), usize::from(!has_a_new_one));
+        world.assert_quiescent();
+    }
+}
+
+#[test]
+fn a_greeting_that_fails_is_tried_again_and_given_up_in_the_end() {
+    let mut world = World::ready(1);
+    world.kernel.state.peers.get_mut(&key(1)).unwrap().last_handshake = at(world.now, 5);
+    world.observe();
+    world.kernel.state.peers.clear();
+    world.kernel.failing = Some(("Greet".into(), ENODEV));
+    world.observe();
+    world.run();
+    world.wait(Duration::from_secs(30));
+    assert_eq!(world.kernel.greeted, []);
+    assert!(world.agent.is_ready(), "a peer without a greeting is a peer");
+    world.kernel.failing = None;
+    world.wait(Duration::from_secs(60));
+    assert_eq!(world.kernel.greeted, [key(1)]);
+    world.assert_quiescent();
 }
 
 #[test]

@@ -59,6 +59,7 @@ pub(crate) fn config() -> Config {
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,
+        keepalive: None,
         mark: Mark {
             value: 0x0002_0000,
             mask: 0x0002_0000,
@@ -160,6 +161,7 @@ impl World {
             address: "172.18.0.2".parse().unwrap(),
             ifname: "eth0".into(),
             mtu: 1500,
+            default_route: true,
         }];
         let mut world = Self {
             agent: NodeAgent::new(config.clone(), SEED, now),
@@ -470,7 +472,11 @@ fn describe(op: &KernelOp) -> String {
         KernelOp::SetFirewall(_) => "firewall".into(),
         KernelOp::PassForward { device } => format!("pass forward {device}"),
         KernelOp::SetDevice(d) => format!("device {} mtu {}", d.name, d.mtu),
-        KernelOp::SetPeer(p) => format!("peer {} endpoint {}", p.public_key.0[0], p.endpoint),
+        KernelOp::SetPeer(p) => match p.endpoint {
+            Some(endpoint) => format!("peer {} endpoint {endpoint}", p.public_key.0[0]),
+            None => format!("peer {} where it is", p.public_key.0[0]),
+        },
+        KernelOp::Greet { peer, .. } => format!("greet {}", peer.0[0]),
         KernelOp::RemovePeer(k) => format!("remove peer {}", k.0[0]),
         KernelOp::SetRoute(r) => format!("route {}", route(r)),
         KernelOp::RemoveRoute(r) => format!("remove route {}", route(r)),

@@ -75,8 +75,11 @@ pub(super) async fn set_peer(name: &str, peer: &Peer) -> Result<()> {
         IpNetwork::V6(n) => AllowedIp::v6(n.network(), n.prefix()),
     };
     let configure = |wanted: WgPeerBuilder| {
+        let wanted = match peer.endpoint {
+            Some(endpoint) => wanted.endpoint(endpoint),
+            None => wanted,
+        };
         wanted
-            .endpoint(peer.endpoint)
             .persistent_keepalive(peer.keepalive.unwrap_or(0))
             .replace_allowed_ips()
             .allowed_ips(peer.allowed_ips.iter().map(allowed))
@@ -86,6 +89,17 @@ pub(super) async fn set_peer(name: &str, peer: &Peer) -> Result<()> {
         .set_peer_by_name(name, peer.public_key.0, configure)
         .await;
     set.doing(|| format!("set peer {} of {name}", peer.public_key))
+}
+
+/// One after the other; nothing without the peer.
+pub(super) async fn set_keepalive(name: &str, peer: PublicKey, steps: [u16; 2]) -> Result<()> {
+    let conn = connect().await?;
+    for seconds in steps {
+        let configure = |wanted: WgPeerBuilder| wanted.update_only().persistent_keepalive(seconds);
+        let set = conn.set_peer_by_name(name, peer.0, configure).await;
+        set.doing(|| format!("set the keepalive of peer {peer} of {name} to {seconds}"))?;
+    }
+    Ok(())
 }
 
 pub(super) async fn remove_peer(name: &str, peer: PublicKey) -> Result<()> {

@@ -81,6 +81,24 @@ pub(crate) async fn set_peer(conn: &Connection<Route>, config: &DriverConfig, pe
     }
 }
 
+/// Has the device send to the peer at once. WireGuard does so when a keepalive that was off is turned on, in the kernel
+/// as in userspace, and makes the handshake first where there is no session; so the keepalive is changed and put back.
+pub(crate) async fn greet(
+    conn: &Connection<Route>,
+    config: &DriverConfig,
+    peer: PublicKey,
+    keepalive: Option<u16>,
+) -> Result<()> {
+    let steps = match keepalive {
+        None | Some(0) => [1, 0],
+        Some(seconds) => [0, seconds],
+    };
+    match kind(conn, config).await? {
+        DeviceKind::Kernel => kernel::set_keepalive(&config.device, peer, steps).await,
+        DeviceKind::Userspace => uapi::Client::new(config).set_keepalive(peer, steps).await,
+    }
+}
+
 /// Takes key and peers from a userspace device.
 pub(crate) async fn clear(config: &DriverConfig) -> Result<()> {
     uapi::Client::new(config).clear().await

@@ -76,17 +76,34 @@ impl Client {
 
     pub(super) async fn set_peer(&self, peer: &Peer) -> Result<()> {
         let mut request = format!(
-            "set=1\npublic_key={}\nendpoint={}\npersistent_keepalive_interval={}\nreplace_allowed_ips=true\n",
+            "set=1\npublic_key={}\npersistent_keepalive_interval={}\nreplace_allowed_ips=true\n",
             hex::encode(peer.public_key.0),
-            peer.endpoint,
             peer.keepalive.unwrap_or(0),
         );
+        if let Some(endpoint) = peer.endpoint {
+            let _ = writeln!(request, "endpoint={endpoint}");
+        }
         for ip in &peer.allowed_ips {
             let _ = writeln!(request, "allowed_ip={ip}");
         }
         request.push('\n');
         let set = self.ask(request.as_bytes(), |_, _| Ok(())).await;
         set.map_err(|e| e.within(format_args!("set peer {}", peer.public_key)))
+    }
+
+    /// One after the other; nothing without the peer.
+    pub(super) async fn set_keepalive(&self, peer: PublicKey, steps: [u16; 2]) -> Result<()> {
+        let key = hex::encode(peer.0);
+        let mut request = "set=1\n".to_owned();
+        for seconds in steps {
+            let _ = writeln!(
+                request,
+                "public_key={key}\nupdate_only=true\npersistent_keepalive_interval={seconds}"
+            );
+        }
+        request.push('\n');
+        let set = self.ask(request.as_bytes(), |_, _| Ok(())).await;
+        set.map_err(|e| e.within(format_args!("greet peer {peer}")))
     }
 
     pub(super) async fn remove_peer(&self, peer: PublicKey) -> Result<()> {
