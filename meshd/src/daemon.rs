@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Requests of the local socket that may wait for the loop.
@@ -49,7 +49,8 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     let listener = Listener::bind(&settings.socket)?;
     let (kernel, kernel_task) = start_kernel(settings, key).context("cannot reach the node's kernel")?;
     let store = start_store(&settings.state_dir).context("cannot start the store's thread")?;
-    let kube = start_kube(settings).await?;
+    let moved = Arc::new(Notify::new());
+    let kube = start_kube(settings, moved.clone()).await?;
     let (requests, socket) = mpsc::channel::<SocketMessage>(REQUESTS);
     let listener_task = tokio::spawn(listener.run(requests));
     let ports = Ports {
@@ -74,7 +75,9 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
         socket = %settings.socket.display(),
         "meshd runs"
     );
-    let looped = Loop::new(agent, clock, ports, recorder).telling(ready, conflist);
+    let looped = Loop::new(agent, clock, ports, recorder)
+        .telling(ready, conflist)
+        .tell_moves(moved);
     let result = looped.run(stop).await;
     tracing::info!("meshd ends; what it has set up stays in force");
     end("local socket", listener_task).await;

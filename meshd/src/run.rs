@@ -12,26 +12,23 @@ use crate::limit::RateLimit;
 use crate::record::Recorder;
 use crate::socket::{Reply, SocketMessage};
 use meshd_core::{
-    Action, ActionId, CniAction, CniEvent, Event, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent,
-    NodeAgent, RequestId, Resource, StoreAction, StoreEvent,
+    Action, CniAction, CniEvent, Event, KernelAction, KernelEvent, KubeAction, KubeEvent, NodeAgent,
+    RequestId, Resource, StoreAction, StoreEvent,
 };
 use meshd_model::status::{Problem, Status};
 use meshd_model::{Boot, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Shortest time between two alarms: an agent that wants to be woken in the past again and again does not spin.
 const ALARM_MIN: Duration = Duration::from_millis(1);
 /// Shortest time between two looks at the kernel that callers cause.
 const LOOK_MIN: Duration = Duration::from_millis(200);
-/// Names such a look; the agent counts its own from 1.
-const LOOK: ActionId = ActionId {
-    resource: Resource::Kernel,
-    generation: 0,
-};
 
 /// Why the loop ended without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +68,9 @@ pub struct Loop<C> {
     last_look: Option<Boot>,
     /// Who waits until the kernel was looked at again.
     lookers: Vec<oneshot::Sender<()>>,
+    /// The node's addresses at the last look, and who is told when one is gone.
+    addresses: BTreeSet<IpAddr>,
+    moved: Option<Arc<Notify>>,
     failures: RateLimit,
     /// As it was logged last.
     ready: bool,
@@ -100,6 +100,8 @@ impl<C: Clock> Loop<C> {
             last_alarm: None,
             last_look: None,
             lookers: Vec::new(),
+            addresses: BTreeSet::new(),
+            moved: None,
             failures: RateLimit::new(Duration::from_secs(1)),
             ready: false,
             readiness: RateLimit::new(Duration::from_secs(1)),
@@ -113,6 +115,13 @@ impl<C: Clock> Loop<C> {
     pub fn telling(mut self, ready: watch::Sender<bool>, conflist: Option<KeeperProblem>) -> Self {
         self.tells = Some(ready);
         self.conflist = conflist;
+        self
+    }
+
+    /// Has whoever holds connections told when the node has lost an address: a connection from it hangs.
+    #[must_use]
+    pub fn tell_moves(mut self, moved: Arc<Notify>) -> Self {
+        self.moved = Some(moved);
         self
     }
 
@@ -197,7 +206,7 @@ impl<C: Clock> Loop<C> {
                     self.event(now, Event::Cni(CniEvent::Gone(id)));
                 }
             }
-            Input::Socket(SocketMessage::Look(done)) => return self.look(now, done),
+            Input::Socket(SocketMessage::Look(done)) => self.look(now, done),
             Input::Socket(SocketMessage::Status(reply)) => {
                 let _ = reply.send(self.status(now));
                 return Ok(());
@@ -206,31 +215,33 @@ impl<C: Clock> Loop<C> {
         self.settle()
     }
 
-    /// Has the kernel observed, for whoever asks for the status. To the agent the answer is one that came unasked, so
-    /// this is no action of its own.
-    fn look(&mut self, now: Now, done: oneshot::Sender<()>) -> Result<(), LoopError> {
+    /// Has the agent observe the kernel, for whoever asks for the status.
+    fn look(&mut self, now: Now, done: oneshot::Sender<()>) {
         if self.last_look.is_some_and(|last| now.boot.since(last) < LOOK_MIN) {
-            return Ok(());
+            return;
         }
         self.lookers.retain(|waiting| !waiting.is_closed());
         self.lookers.push(done);
-        if self.lookers.len() > 1 {
-            return Ok(());
+        if self.lookers.len() == 1 {
+            self.event(now, Event::Cni(CniEvent::Look));
         }
-        let op = KernelOp::Observe;
-        Ok(self.ports.kernel.send(KernelAction { id: LOOK, op })?)
     }
 
     fn event(&mut self, now: Now, event: Event) {
         match &event {
-            Event::Kernel(KernelEvent::Observed(_)) => {
+            Event::Kernel(KernelEvent::Observed(state)) => {
+                let there = state.underlay.iter().map(|u| u.address).collect();
+                let before = std::mem::replace(&mut self.addresses, there);
+                if let Some(moved) = self.moved.as_ref().filter(|_| !before.is_subset(&self.addresses)) {
+                    tracing::info!("the node has lost an address: connecting anew");
+                    moved.notify_one();
+                }
                 self.last_look = Some(now.boot);
                 self.lookers.clear();
             }
-            // The agent knows nothing of it.
-            Event::Kernel(KernelEvent::Failed { id, .. } | KernelEvent::Applied(id)) if *id == LOOK => {
+            // Whoever waits is answered with what is known.
+            Event::Kernel(KernelEvent::Failed { id, .. }) if id.resource == Resource::Kernel => {
                 self.lookers.clear();
-                return;
             }
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! The driver: its three watches and its writer, side by side.
 
+use crate::clients::Clients;
 use crate::link::{Closed, Link};
 use crate::publish::publish;
 use crate::watch::{Kind, boxed, config, follow};
@@ -11,37 +12,50 @@ use kube::{Api, Client};
 use meshd_core::{KubeAction, KubeEvent};
 use meshd_model::NodeName;
 use meshd_translate::{Frame, ObjectProblem, node_event, own_node_event, pod_event};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-/// Watches on behalf of `node`'s agent and carries its actions out, until the agent takes no events or sends no
-/// actions any more.
-///
-/// Both channels are the caller's, and bounded. While `events` is full the watches wait and so do actions, whose
-/// outcomes are events too; so whoever sends an action must not wait for room without taking events.
+/// As [`run_with`], with one client for good.
 pub async fn run(
     client: Client,
     node: NodeName,
     events: mpsc::Sender<KubeEvent>,
     actions: mpsc::Receiver<KubeAction>,
 ) {
+    // Kept to the end: a sender that is gone sends no other.
+    let (_sender, clients) = watch::channel(client);
+    run_with(clients, node, events, actions).await;
+}
+
+/// Watches on behalf of `node`'s agent and carries its actions out, until the agent takes no events or sends no
+/// actions any more. A client that is sent replaces the one in use, at once and everywhere.
+///
+/// Both channels are the caller's, and bounded. While `events` is full the watches wait and so do actions, whose
+/// outcomes are events too; so whoever sends an action must not wait for room without taking events.
+pub async fn run_with(
+    clients: watch::Receiver<Client>,
+    node: NodeName,
+    events: mpsc::Sender<KubeEvent>,
+    actions: mpsc::Receiver<KubeAction>,
+) {
+    let clients = Clients::new(clients);
     let link = Link::new(events);
     let own = OwnNode {
-        api: Api::all(client.clone()),
+        clients: clients.clone(),
         node: node.clone(),
         seen: false,
     };
     let nodes = Nodes {
-        api: Api::all(client.clone()),
+        clients: clients.clone(),
     };
     let pods = Pods {
-        api: Api::all(client.clone()),
+        clients: clients.clone(),
         node: node.clone(),
     };
     let ended: Result<(), Closed> = tokio::select! {
-        ended = follow(own, &link) => ended,
-        ended = follow(nodes, &link) => ended,
-        ended = follow(pods, &link) => ended,
-        ended = publish(client, node, actions, &link) => ended,
+        ended = follow(own, &link, clients.clone()) => ended,
+        ended = follow(nodes, &link, clients.clone()) => ended,
+        ended = follow(pods, &link, clients.clone()) => ended,
+        ended = publish(clients.clone(), node, actions, &link) => ended,
         () = link.closed() => Err(Closed),
     };
     tracing::debug!(?ended, "the Kubernetes driver ends");
@@ -49,7 +63,7 @@ pub async fn run(
 
 /// All Nodes, metadata only: whole ones cost megabytes a second in a large cluster.
 struct Nodes {
-    api: Api<PartialObjectMeta<Node>>,
+    clients: Clients,
 }
 
 impl Kind for Nodes {
@@ -57,7 +71,8 @@ impl Kind for Nodes {
     const NAME: &'static str = "Nodes";
 
     fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Self::Object>>> {
-        boxed(watcher(self.api.clone(), config(240, 290)))
+        let api: Api<Self::Object> = Api::all(self.clients.current());
+        boxed(watcher(api, config(240, 290)))
     }
 
     fn reset(&mut self) -> Option<KubeEvent> {
@@ -80,7 +95,7 @@ impl Kind for Nodes {
 /// The own Node, whole. Its watch is the one that finds out whether the API server is there: it is short, and it
 /// begins with a list again whenever anything failed.
 struct OwnNode {
-    api: Api<Node>,
+    clients: Clients,
     node: NodeName,
     /// Whether the list that is being read has it.
     seen: bool,
@@ -92,7 +107,8 @@ impl Kind for OwnNode {
 
     fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Node>>> {
         let config = config(45, 60).fields(&format!("metadata.name={}", self.node));
-        boxed(watcher(self.api.clone(), config))
+        let api: Api<Self::Object> = Api::all(self.clients.current());
+        boxed(watcher(api, config))
     }
 
     fn reset(&mut self) -> Option<KubeEvent> {
@@ -116,7 +132,7 @@ impl Kind for OwnNode {
 
 /// The pods that are bound to the own Node.
 struct Pods {
-    api: Api<Pod>,
+    clients: Clients,
     node: NodeName,
 }
 
@@ -126,7 +142,8 @@ impl Kind for Pods {
 
     fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Pod>>> {
         let config = config(240, 290).fields(&format!("spec.nodeName={}", self.node));
-        boxed(watcher(self.api.clone(), config))
+        let api: Api<Self::Object> = Api::all(self.clients.current());
+        boxed(watcher(api, config))
     }
 
     fn reset(&mut self) -> Option<KubeEvent> {

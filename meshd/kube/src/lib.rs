@@ -9,10 +9,12 @@
 //!
 //! A watch that fails is taken up again where it was, after a pause that grows and has jitter; one whose history is
 //! gone lists again. That the API server cannot be reached is told once; that it is back is told by the own Node,
-//! which is listed again after every failure of any watch.
+//! which is listed again after every failure of any watch. A new client, which a node needs that has lost the address of
+//! its connections, makes every watch begin with a list.
 
 mod backoff;
 mod client;
+mod clients;
 mod driver;
 mod link;
 mod publish;
@@ -20,4 +22,4 @@ pub mod removal;
 mod watch;
 
 pub use client::{Access, ClientError, connect};
-pub use driver::run;
+pub use driver::{run, run_with};

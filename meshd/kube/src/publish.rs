@@ -1,11 +1,12 @@
 //! The writer of the own Node's annotations.
 
 use crate::client::chain;
+use crate::clients::Clients;
 use crate::link::{Closed, Link};
 use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use kube::{Api, Client};
 use meshd_core::{Failure, KubeAction, KubeEvent};
 use meshd_model::{NodeAnnotations, NodeName, NodeUid};
 use meshd_translate::{FIELD_MANAGER, publish_body};
@@ -17,15 +18,22 @@ const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Carries actions out, one at a time and in order, each tried once: the agent decides whether and when to try again.
 pub(crate) async fn publish(
-    client: Client,
+    mut clients: Clients,
     node: NodeName,
     mut actions: mpsc::Receiver<KubeAction>,
     link: &Link,
 ) -> Result<(), Closed> {
-    let api: Api<PartialObjectMeta<Node>> = Api::all(client);
     while let Some(action) = actions.recv().await {
         let KubeAction::Publish { id, uid, annotations } = action;
-        match write(&api, &node, &uid, &annotations).await {
+        // Tried again with another client: to apply the same twice is to apply it once.
+        let written = loop {
+            let api = Api::all(clients.current());
+            tokio::select! {
+                written = write(&api, &node, &uid, &annotations) => break written,
+                () = clients.renewed() => {}
+            }
+        };
+        match written {
             Ok(()) => link.tell(KubeEvent::Applied(id)).await?,
             Err(error) => {
                 let what = format!("publish annotations on Node {node}");

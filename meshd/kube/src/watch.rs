@@ -2,6 +2,7 @@
 
 use crate::backoff::{Backoff, between};
 use crate::client::chain;
+use crate::clients::Clients;
 use crate::link::{Closed, Link};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -44,13 +45,17 @@ pub(crate) trait Kind {
 struct SlowList;
 
 /// Follows a kind for as long as the agent listens.
-pub(crate) async fn follow<K: Kind>(mut kind: K, link: &Link) -> Result<(), Closed> {
+pub(crate) async fn follow<K: Kind>(mut kind: K, link: &Link, mut clients: Clients) -> Result<(), Closed> {
     let mut backoff = Backoff::new();
     let mut watch = Following::new(&kind);
     loop {
         let next = tokio::select! {
             next = watch.next() => next,
             () = link.lost(), if kind.begins_anew() => {
+                watch = Following::new(&kind);
+                continue;
+            }
+            () = clients.renewed() => {
                 watch = Following::new(&kind);
                 continue;
             }
@@ -73,8 +78,11 @@ pub(crate) async fn follow<K: Kind>(mut kind: K, link: &Link) -> Result<(), Clos
                 backoff.pause()
             }
         };
-        tokio::time::sleep(pause).await;
-        if kind.begins_anew() {
+        let renewed = tokio::select! {
+            () = tokio::time::sleep(pause) => false,
+            () = clients.renewed() => true,
+        };
+        if renewed || kind.begins_anew() {
             watch = Following::new(&kind);
         }
     }

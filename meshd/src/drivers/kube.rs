@@ -5,7 +5,8 @@ use crate::settings::Settings;
 use meshd_core::{KubeAction, KubeEvent};
 use meshd_kube::{Access, ClientError};
 use meshd_model::NodeName;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Events that may wait for the loop: a large cluster's list comes in one go.
 const EVENTS: usize = 1024;
@@ -22,11 +23,29 @@ pub fn access(settings: &Settings) -> Access {
 }
 
 /// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
-pub async fn start_kube(settings: &Settings) -> Result<Port<KubeEvent, KubeAction>, ClientError> {
-    let client = meshd_kube::connect(&access(settings)).await?;
+/// Each time it is notified through `moved`, it connects anew: the node has lost an address.
+pub async fn start_kube(
+    settings: &Settings,
+    moved: Arc<Notify>,
+) -> Result<Port<KubeEvent, KubeAction>, ClientError> {
+    let access = access(settings);
+    let client = meshd_kube::connect(&access).await?;
     let node = NodeName(settings.node_name.clone().unwrap_or_default());
     let (actions, requests) = mpsc::channel(ACTIONS);
     let (outcomes, events) = mpsc::channel(EVENTS);
-    tokio::spawn(meshd_kube::run(client, node, outcomes, requests));
+    let (renew, clients) = watch::channel(client);
+    tokio::spawn(meshd_kube::run_with(clients, node, outcomes, requests));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = moved.notified() => {}
+                () = renew.closed() => return,
+            }
+            match meshd_kube::connect(&access).await {
+                Ok(client) => drop(renew.send(client)),
+                Err(error) => tracing::warn!(%error, "cannot connect anew to the API server"),
+            }
+        }
+    });
     Ok(Port::new("kube", events, actions))
 }
