@@ -1,6 +1,6 @@
 //! The simulator as an arm: scenarios run on it as they run on network namespaces.
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::sim::{Sim, Violation};
 use crate::traffic::{DISCARD, Place};
 use meshd_apiserver::Request;
@@ -292,6 +292,26 @@ impl Arm for SimArm {
         self.sim.create_node(number).map_err(error)
     }
 
+    fn restart_device(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let node = self.node(node)?;
+        self.sim.restart_device(node);
+        Ok(())
+    }
+
+    fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let node = self.node(node)?;
+        self.sim.change_addresses(node).map_err(error)
+    }
+
+    fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
+        let object = self
+            .sim
+            .admin(Request::get(format!("/api/v1/nodes/{node}")))
+            .map_err(error)?;
+        let text = object.pointer("/metadata/annotations/meshd.dev~1endpoints");
+        meshd_scenario::addresses(text.and_then(Value::as_str).unwrap_or_default())
+    }
+
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {
         let node = self.node(&to.node)?;
         let sent = to
@@ -304,7 +324,7 @@ impl Arm for SimArm {
     }
 
     fn send_control_marker(&mut self) -> Result<(), ArmError> {
-        for address in config::underlay_addresses(0) {
+        for address in self.sim.nodes[0].addresses.clone() {
             self.sim.neighbour(0, address, DISCARD);
         }
         Ok(())

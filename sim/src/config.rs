@@ -2,6 +2,8 @@
 
 use crate::underlay::Link;
 use ipnetwork::IpNetwork;
+use meshd_model::net::Family;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ pub struct Config {
     pub nodes: usize,
     /// All chance derives from it: keys, jitter, loss.
     pub seed: u64,
+    /// Families of nodes, pods and services: both, or one.
+    pub families: BTreeSet<Family>,
     /// How the underlay's links behave, until they are told otherwise.
     pub link: Link,
     /// One way between a node and the API server.
@@ -38,6 +42,7 @@ impl Config {
         Config {
             nodes: nodes.min(NODES_MAX),
             seed,
+            families: BTreeSet::from([Family::V4, Family::V6]),
             link: Link::default(),
             api_latency: Duration::from_micros(500),
             kernel_latency: Duration::from_micros(20),
@@ -46,6 +51,18 @@ impl Config {
             node_ipam: true,
             keep_trace: false,
         }
+    }
+
+    /// Those of these prefixes that are of the cluster's families.
+    pub(crate) fn of_families(&self, nets: [IpNetwork; 2]) -> Vec<IpNetwork> {
+        let used = |net: &IpNetwork| self.families.contains(&Family::of(net.network()));
+        nets.into_iter().filter(used).collect()
+    }
+
+    /// The underlay addresses of the host on this port, after it was given others so many times.
+    pub(crate) fn underlay_addresses(&self, port: usize, moves: u32) -> Vec<IpAddr> {
+        let all = underlay_addresses(port, moves).into_iter();
+        all.filter(|a| self.families.contains(&Family::of(*a))).collect()
     }
 }
 
@@ -70,9 +87,13 @@ pub(crate) fn underlay_cidrs() -> [IpNetwork; 2] {
         .map(|net| net.parse().expect("the simulator's underlay is a prefix"))
 }
 
-/// The underlay addresses of the host on this port.
-pub(crate) fn underlay_addresses(port: usize) -> Vec<IpAddr> {
-    let host = u32::try_from(port).unwrap_or(u32::MAX) + 0x10;
+/// Addresses of a host lie so far apart from its former ones: more than [`NODES_MAX`].
+const MOVE: u32 = 0x1000;
+/// How many moves the underlay's prefix has room for; then a host comes back to its first addresses.
+const MOVES: u32 = 8;
+
+fn underlay_addresses(port: usize, moves: u32) -> Vec<IpAddr> {
+    let host = u32::try_from(port).unwrap_or(u32::MAX) + 0x10 + moves % MOVES * MOVE;
     let v4 = Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 0, 0).to_bits() + host);
     let v6 = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0, 0, 0, 0, 0);
     vec![

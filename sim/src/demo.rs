@@ -85,14 +85,15 @@ fn lengthen(scenario: &mut Scenario, duration: Duration) {
     );
 }
 
-/// Runs a scenario on a simulated cluster.
+/// Runs a scenario on a simulated cluster of the scenario's families.
 pub fn run_scenario(
     scenario: &Scenario,
     config: Config,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> SimReport {
     let seed = config.seed;
-    let mut arm = SimArm::new(config);
+    let families = scenario.families.clone();
+    let mut arm = SimArm::new(Config { families, ..config });
     let report = run(scenario, &mut arm, progress);
     let sim = arm.sim();
     SimReport {

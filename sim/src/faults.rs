@@ -1,12 +1,21 @@
 //! What whoever drives the simulation does to nodes and links, besides letting time pass.
 
+use crate::config;
 use crate::kernel::ops::Fault;
+use crate::nat::Nat;
 use crate::sim::{Sim, What};
 use crate::trace::Kind;
 use crate::underlay::Link;
 use meshd_apiserver::Request;
 use meshd_core::{Event, KernelEvent};
+use serde_json::json;
+use std::net::IpAddr;
 use std::time::Duration;
+
+/// How long a driver takes to notice a change of its kernel, in nanoseconds.
+const SETTLE: u64 = 100_000_000;
+/// The move whose addresses are those of a node's NAT.
+const NAT_MOVE: u32 = 7;
 
 impl Sim {
     /// Gives a node another key, by number; nodes with the same number have the same key. Node 0 has key 0 and so on,
@@ -48,6 +57,90 @@ impl Sim {
         self.nodes[node].key = key;
         self.admin(Request::delete(format!("/api/v1/nodes/{name}")))?;
         self.create_node(node)
+    }
+
+    /// The node goes down and comes up: its kernel is as after a boot, no pod is left, and its lease store is of another
+    /// boot, which is as good as none. It keeps its key and its Node; its agent does not run yet.
+    pub fn reboot(&mut self, node: usize) {
+        self.kill_agent(node);
+        self.note(node, "rebooted");
+        let numbers = [node as u64, self.nodes[node].epoch, self.now];
+        let tunnel = crate::make::tunnel(&self.config, &numbers, self.stamp());
+        let it = &mut self.nodes[node];
+        let mtu = it.kernel.underlay_mtu;
+        it.kernel = crate::make::kernel(tunnel);
+        it.store.clear();
+        it.tunnel_timer = None;
+        let addresses = it.addresses.clone();
+        self.wire(node, &addresses, mtu);
+    }
+
+    /// The node's `meshd-wg` is killed and started again: keys, peers and sessions are gone, and the agent's driver
+    /// notices.
+    pub fn restart_device(&mut self, node: usize) {
+        self.note(node, "its device is restarted");
+        let numbers = [node as u64, self.nodes[node].epoch, self.now];
+        let tunnel = crate::make::tunnel(&self.config, &numbers, self.stamp());
+        self.nodes[node].kernel.restart_device(tunnel);
+        self.look_soon(node);
+    }
+
+    /// The node's interface on the underlay takes packets of so many bytes from now on, in both directions.
+    pub fn set_underlay_mtu(&mut self, node: usize, mtu: u16) {
+        self.note(node, &format!("MTU {mtu}"));
+        let addresses = self.nodes[node].addresses.clone();
+        self.wire(node, &addresses, mtu);
+    }
+
+    /// The node is given other addresses on the underlay; its kubelet says so at once.
+    ///
+    /// # Errors
+    /// What the API server answered.
+    pub fn change_addresses(&mut self, node: usize) -> Result<(), String> {
+        let it = &mut self.nodes[node];
+        it.moves += 1;
+        let new = self.config.underlay_addresses(node, it.moves);
+        let old = std::mem::replace(&mut it.addresses, new.clone());
+        let mtu = it.kernel.underlay_mtu;
+        self.note(node, &format!("moves from {old:?} to {new:?}"));
+        self.underlay.unplug(&old);
+        self.underlay.plug(node, &new);
+        self.wire(node, &new, mtu);
+        let internal = new.iter().map(|a| json!({ "type": "InternalIP", "address": a }));
+        let status = json!({ "status": { "addresses": internal.collect::<Vec<_>>() } });
+        let path = format!("/api/v1/nodes/{}/status", self.nodes[node].name);
+        self.admin(Request::merge_patch(path, &status)).map(|_| ())
+    }
+
+    fn wire(&mut self, node: usize, addresses: &[IpAddr], mtu: u16) {
+        let nets = self.config.of_families(config::underlay_cidrs());
+        self.nodes[node].kernel.wire(addresses, &nets, mtu);
+        self.look_soon(node);
+    }
+
+    /// The driver waits until changes have settled.
+    fn look_soon(&mut self, node: usize) {
+        self.queue.push(self.now + SETTLE, What::Look { node });
+    }
+
+    /// The node sits behind a NAT from now on, which shows it to the others at a public address, forgets what is idle for
+    /// so long, and lets nothing in that it does not know. Its agent, once it is started, keeps its peers alive this
+    /// often.
+    pub fn set_nat(&mut self, node: usize, idle: Duration, keepalive: Option<u16>) {
+        self.note(node, &format!("behind NAT, {idle:?}, keepalive {keepalive:?}"));
+        let public = self.config.underlay_addresses(node, NAT_MOVE);
+        self.underlay.unplug(&self.nodes[node].addresses);
+        self.underlay.plug(node, &public);
+        self.nats.insert(node, Nat::new(public, Sim::nanos(idle)));
+        self.nodes[node].keepalive = keepalive;
+    }
+
+    /// The NAT of the node is restarted: it has forgotten everything, and gives out other ports.
+    pub fn restart_nat(&mut self, node: usize) {
+        self.note(node, "its NAT is restarted");
+        if let Some(nat) = self.nats.get_mut(&node) {
+            nat.restart();
+        }
     }
 
     /// Tells the agent what its kernel holds, unasked, as a driver does when something changed.

@@ -37,6 +37,8 @@ pub(crate) struct Kernel {
     rules: BTreeSet<Rule>,
     fib: Fib,
     own: Vec<UnderlayAddress>,
+    /// Of the interface on the underlay, in bytes.
+    pub(crate) underlay_mtu: u16,
     /// Whose each prefix is, and each peer's prefixes, as the device was told.
     pub(crate) allowed: BTreeMap<IpNetwork, PublicKey>,
     peers: BTreeMap<PublicKey, BTreeSet<IpNetwork>>,
@@ -54,38 +56,8 @@ pub(crate) struct Namespace {
 }
 
 impl Kernel {
-    /// A kernel with one interface on the underlay, routes to the underlay's prefixes and a default route to its
-    /// router: without meshd, a packet to a pod's address would go there.
-    pub(crate) fn new(tunnel: Tunnel, device_name: &str, own: &[IpAddr], underlay: &[IpNetwork]) -> Kernel {
-        let mut fib = Fib::default();
-        let src = |v4: bool| own.iter().copied().find(|a| a.is_ipv4() == v4);
-        for net in underlay {
-            let out = Out::Underlay(Some(net.network()));
-            fib.set(
-                TABLE_MAIN,
-                *net,
-                0,
-                Hop {
-                    out,
-                    src: src(net.is_ipv4()),
-                    mtu: UNDERLAY_MTU,
-                },
-            );
-        }
-        for default in ["0.0.0.0/0", "::/0"] {
-            let default: IpNetwork = default.parse().expect("a default route is a prefix");
-            let hop = Hop {
-                out: Out::Underlay(None),
-                src: src(default.is_ipv4()),
-                mtu: UNDERLAY_MTU,
-            };
-            fib.set(TABLE_MAIN, default, 1024, hop);
-        }
-        let address = |address: &IpAddr| UnderlayAddress {
-            address: *address,
-            ifname: UNDERLAY_IFNAME.to_owned(),
-            mtu: UNDERLAY_MTU.into(),
-        };
+    /// A kernel that is not on the underlay yet.
+    pub(crate) fn new(tunnel: Tunnel, device_name: &str) -> Kernel {
         Kernel {
             tunnel,
             device_name: device_name.to_owned(),
@@ -97,12 +69,48 @@ impl Kernel {
             namespaces: BTreeMap::new(),
             routes: BTreeMap::new(),
             rules: BTreeSet::new(),
-            fib,
-            own: own.iter().map(address).collect(),
+            fib: Fib::default(),
+            own: Vec::new(),
+            underlay_mtu: UNDERLAY_MTU,
             allowed: BTreeMap::new(),
             peers: BTreeMap::new(),
             faults: Vec::new(),
         }
+    }
+
+    /// One interface on the underlay with these addresses, routes to the underlay's prefixes, and a default route to its
+    /// router: without meshd, a packet to a pod's address would go there. Replaces what there was.
+    pub(crate) fn wire(&mut self, own: &[IpAddr], underlay: &[IpNetwork], mtu: u16) {
+        for net in underlay {
+            let src = own.iter().copied().find(|a| a.is_ipv4() == net.is_ipv4());
+            let on_link = Hop {
+                out: Out::Underlay(Some(net.network())),
+                src,
+                mtu,
+            };
+            self.fib.set(TABLE_MAIN, *net, 0, on_link);
+            let default = if net.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let default: IpNetwork = default.parse().expect("a default route is a prefix");
+            let out = Out::Underlay(None);
+            self.fib.set(TABLE_MAIN, default, 1024, Hop { out, src, mtu });
+        }
+        let address = |address: &IpAddr| UnderlayAddress {
+            address: *address,
+            ifname: UNDERLAY_IFNAME.to_owned(),
+            mtu: mtu.into(),
+            default_route: true,
+        };
+        self.own = own.iter().map(address).collect();
+        self.underlay_mtu = mtu;
+    }
+
+    /// The process of the WireGuard interface ends and another starts: the interface stays, its inside is new.
+    pub(crate) fn restart_device(&mut self, tunnel: Tunnel) {
+        self.tunnel = tunnel;
+        self.device.listen_port = 0;
+        self.device.fwmark = 0;
+        self.allowed.clear();
+        self.peers.clear();
     }
 
     /// Addresses that are delivered to the node itself.

@@ -17,6 +17,7 @@ mod invariant;
 mod kernel;
 mod kubelet;
 mod make;
+mod nat;
 mod node;
 mod packet;
 mod path;

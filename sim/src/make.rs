@@ -1,7 +1,7 @@
 //! What a simulated cluster begins with: its nodes, its API server's configuration, its agents'.
 
 use crate::config::{self, Config};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, UNDERLAY_MTU};
 use crate::node::Node;
 use crate::random;
 use crate::sim::{BOOT, EPOCH, WIREGUARD_PORT};
@@ -18,17 +18,16 @@ const DEVICE: &str = "meshd0";
 
 /// A node as it comes; `run` tells one machine from the next under its name.
 pub(crate) fn node(config: &Config, node: usize, run: u64) -> Node {
-    let addresses = config::underlay_addresses(node);
-    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", &[node as u64, run]));
+    let addresses = config.underlay_addresses(node, 0);
     let now = Now {
         boot: Boot(BOOT),
         wall: Wall(EPOCH),
     };
-    let kernel = Kernel::new(
-        Device::new(None, seed, now),
-        DEVICE,
+    let mut kernel = kernel(tunnel(config, &[node as u64, run], now));
+    kernel.wire(
         &addresses,
-        &config::underlay_cidrs(),
+        &config.of_families(config::underlay_cidrs()),
+        UNDERLAY_MTU,
     );
     Node::new(
         NodeName(format!("node-{}", node + 1)),
@@ -38,12 +37,23 @@ pub(crate) fn node(config: &Config, node: usize, run: u64) -> Node {
     )
 }
 
+/// A kernel after a boot, on no network yet.
+pub(crate) fn kernel(tunnel: Device) -> Kernel {
+    Kernel::new(tunnel, DEVICE)
+}
+
+/// The inside of a WireGuard interface that knows nothing yet; the numbers tell it from every other.
+pub(crate) fn tunnel(config: &Config, numbers: &[u64], now: Now) -> Device {
+    let seed = Zeroizing::new(random::derive(config.seed, "tunnel", numbers));
+    Device::new(None, seed, now)
+}
+
 pub(crate) fn api_server(config: &Config) -> meshd_apiserver::Config {
-    let cidrs = config::pod_cidrs().into_iter().zip(config::NODE_PREFIXES);
-    let cidrs = cidrs.map(|(net, node_prefix)| NodeCidrs {
+    let cidrs = config.of_families(config::pod_cidrs()).into_iter();
+    let cidrs = cidrs.map(|net| NodeCidrs {
         network: net.network(),
         prefix: net.prefix(),
-        node_prefix,
+        node_prefix: config::NODE_PREFIXES[usize::from(net.is_ipv6())],
     });
     meshd_apiserver::Config {
         seed: config.seed,
@@ -62,11 +72,12 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
             handle: KeyHandle(0),
             public_key: PublicKey([0; 32]),
         },
-        cluster_pod_cidrs: config::pod_cidrs().to_vec(),
-        service_cidrs: config::service_cidrs().to_vec(),
+        cluster_pod_cidrs: config.of_families(config::pod_cidrs()),
+        service_cidrs: config.of_families(config::service_cidrs()),
         device: DEVICE.to_owned(),
         listen_port: WIREGUARD_PORT,
         endpoints: Endpoints::InternalIp,
+        keepalive: None,
         mark: Mark {
             value: 0x1000_0000,
             mask: 0x1000_0000,

@@ -41,6 +41,10 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// Which key the node has, by number: two nodes may be given the same.
     pub(crate) key: u64,
+    /// How often it was given other addresses.
+    pub(crate) moves: u32,
+    /// What its agent is told of [`AgentConfig::keepalive`].
+    pub(crate) keepalive: Option<u16>,
     agent_timer: Option<u64>,
     pub(crate) tunnel_timer: Option<u64>,
     requests: u64,
@@ -60,6 +64,8 @@ impl Node {
             store: BTreeMap::new(),
             client,
             key,
+            moves: 0,
+            keepalive: None,
             agent_timer: None,
             tunnel_timer: None,
             requests: 0,
@@ -119,6 +125,7 @@ impl Sim {
                 handle: HANDLE,
                 public_key: private_key(self.config.seed, it.key).public_key(),
             },
+            keepalive: it.keepalive,
             ..crate::make::agent(&self.config)
         }
     }

@@ -12,7 +12,8 @@ use crate::packet::{self, Content, Error};
 use crate::sim::{Sim, WIREGUARD_PORT, What};
 use crate::trace::Kind;
 use crate::traffic::Place;
-use std::net::{IpAddr, SocketAddr};
+use meshd_wireguard_proto::{Path, Transmit};
+use std::net::IpAddr;
 
 /// How long a host takes to hand a packet on inside.
 const HOST: u64 = 5_000;
@@ -136,7 +137,7 @@ impl Sim {
     /// Takes what the tunnel has to send and to deliver, and sets its timer.
     pub(crate) fn pump_tunnel(&mut self, node: usize) {
         while let Some(transmit) = self.nodes[node].kernel.tunnel.poll_transmit() {
-            self.send_datagram(node, transmit.dst, &transmit.bytes);
+            self.send_datagram(node, &transmit);
         }
         while let Some(bytes) = self.nodes[node].kernel.tunnel.poll_packet() {
             self.input(node, bytes, &Source::Tunnel);
@@ -167,12 +168,16 @@ impl Sim {
         self.pump_tunnel(node);
     }
 
-    fn send_datagram(&mut self, node: usize, dst: SocketAddr, payload: &[u8]) {
-        let kernel = &self.nodes[node].kernel;
+    fn send_datagram(&mut self, node: usize, transmit: &Transmit) {
+        let kernel = &mut self.nodes[node].kernel;
         let (port, mark) = (kernel.listen_port(), kernel.fwmark());
-        let src = kernel.route(None, dst.ip(), mark).and_then(|hop| hop.src);
-        let Some(src) = src else { return };
-        if let Some(bytes) = packet::udp((src, port).into(), dst, payload) {
+        if let Some(gone) = transmit.src.filter(|src| !kernel.is_own(*src)) {
+            kernel.tunnel.forget_source(gone);
+        }
+        let kept = transmit.src.filter(|src| kernel.is_own(*src));
+        let routed = || kernel.route(None, transmit.dst.ip(), mark)?.src;
+        let Some(src) = kept.or_else(routed) else { return };
+        if let Some(bytes) = packet::udp((src, port).into(), transmit.dst, &transmit.bytes) {
             // WireGuard tries again by itself.
             let _ = self.output(node, &bytes, mark);
         }
@@ -180,6 +185,13 @@ impl Sim {
 
     /// Puts a packet on the underlay; to no port, where its next hop is the router.
     pub(crate) fn transmit(&mut self, from: usize, to: Option<usize>, bytes: Vec<u8>) {
+        let bytes = match self.nats.get_mut(&from) {
+            None => bytes,
+            Some(nat) => match nat.outward(self.now, &bytes) {
+                None => return,
+                Some(translated) => translated,
+            },
+        };
         self.trace.bytes(self.now, from, Kind::Underlay, &bytes);
         let neighbour = from == self.nodes.len();
         let offender = self.capture.see(&bytes, WIREGUARD_PORT, neighbour);
@@ -202,13 +214,22 @@ impl Sim {
     }
 
     pub(crate) fn arrive(&mut self, port: usize, bytes: Vec<u8>) {
-        if port < self.nodes.len() {
+        // The wire to the neighbour ends here; a link takes nothing longer than its MTU.
+        let takes = |node: &crate::node::Node| bytes.len() <= usize::from(node.kernel.underlay_mtu);
+        if !self.nodes.get(port).is_some_and(takes) {
+            return;
+        }
+        let bytes = match self.nats.get(&port) {
+            None => Some(bytes),
+            Some(nat) => nat.inward(self.now, &bytes),
+        };
+        if let Some(bytes) = bytes {
             self.input(port, bytes, &Source::Underlay);
         }
     }
 
     /// A datagram for the tunnel.
-    pub(crate) fn pass_to_device(&mut self, node: usize, from: SocketAddr, payload: &[u8]) {
+    pub(crate) fn pass_to_device(&mut self, node: usize, from: Path, payload: &[u8]) {
         let stamp = self.stamp();
         // Why it was dropped is for counters, which the simulated device does not show.
         let _ = self.nodes[node]

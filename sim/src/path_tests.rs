@@ -67,7 +67,7 @@ fn operations(sim: &Sim, node: usize, other: usize) -> Vec<KernelOp> {
         }),
         KernelOp::SetPeer(Peer {
             public_key: key(other),
-            endpoint: (sim.nodes[other].addresses[0], WIREGUARD_PORT).into(),
+            endpoint: Some((sim.nodes[other].addresses[0], WIREGUARD_PORT).into()),
             allowed_ips: allowed.iter().copied().collect(),
             keepalive: None,
         }),
@@ -300,7 +300,7 @@ fn allowed_ips_that_overlap_end_the_run() {
         let mut sim = pair(&[]);
         let peer = Peer {
             public_key: private_key(1, 9).public_key(),
-            endpoint: "192.168.0.99:51820".parse().unwrap(),
+            endpoint: Some("192.168.0.99:51820".parse().unwrap()),
             allowed_ips: [net.parse().unwrap()].into(),
             keepalive: None,
         };

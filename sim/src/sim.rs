@@ -3,8 +3,9 @@
 use crate::capture::Capture;
 use crate::client::Answer;
 use crate::cluster::{Ask, Client, Cluster};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::make;
+use crate::nat::Nat;
 use crate::node::Node;
 use crate::packet::Error;
 use crate::queue::Queue;
@@ -16,6 +17,7 @@ use meshd_core::{Event, StoreAction};
 use meshd_model::status::Status;
 use meshd_model::{Boot, NodeName, Now, Wall};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Wall time when the simulation begins: 2026-01-01T00:00:00Z, in nanoseconds.
@@ -112,6 +114,10 @@ pub(crate) enum What {
     Start {
         node: usize,
     },
+    /// A node's driver looks at its kernel, because something changed.
+    Look {
+        node: usize,
+    },
     /// The next packet of a stream.
     Stream {
         stream: usize,
@@ -130,6 +136,8 @@ pub struct Sim {
     pub(crate) nodes: Vec<Node>,
     pub(crate) cluster: Cluster,
     pub(crate) underlay: Underlay,
+    /// In front of which node there is a NAT.
+    pub(crate) nats: BTreeMap<usize, Nat>,
     pub(crate) capture: Capture,
     pub(crate) trace: Trace,
     pub(crate) traffic: Traffic,
@@ -161,13 +169,14 @@ impl Sim {
         for (port, node) in nodes.iter().enumerate() {
             underlay.plug(port, &node.addresses);
         }
-        underlay.plug(config.nodes, &config::underlay_addresses(config.nodes));
+        underlay.plug(config.nodes, &config.underlay_addresses(config.nodes, 0));
         Sim {
             now: 0,
             queue: Queue::new(),
             nodes,
             cluster: Cluster::new(ApiServer::new(make::api_server(&config), Time(EPOCH))),
             underlay,
+            nats: BTreeMap::new(),
             capture: Capture::new(),
             trace: Trace::new(config.keep_trace),
             traffic: Traffic::default(),
@@ -201,6 +210,12 @@ impl Sim {
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// How many WireGuard handshakes were answered.
+    #[must_use]
+    pub fn handshakes(&self) -> u64 {
+        self.handshakes
     }
 
     /// A node's name.
@@ -345,6 +360,7 @@ impl Sim {
             What::ApiTimer => self.on_api_timer(),
             What::Kill { node } => self.kill_agent(node),
             What::Start { node } => self.start_agent(node),
+            What::Look { node } => self.observe(node),
             What::Stream { stream } => self.on_stream(stream),
         }
     }

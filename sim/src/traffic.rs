@@ -201,7 +201,11 @@ impl Sim {
         ) = (place, &content)
             && *dst_port == self.nodes[node].kernel.listen_port()
         {
-            return self.pass_to_device(node, (src, *src_port).into(), payload);
+            let from = meshd_wireguard_proto::Path {
+                remote: (src, *src_port).into(),
+                local: Some(dst),
+            };
+            return self.pass_to_device(node, from, payload);
         }
         self.trace.bytes(self.now, node, Kind::Delivered, bytes);
         let answer = match content {
@@ -329,7 +333,7 @@ impl Sim {
     /// a node; the token of it.
     pub(crate) fn neighbour(&mut self, through: usize, to: IpAddr, port: u16) -> Option<u64> {
         let neighbour = self.nodes.len();
-        let own = crate::config::underlay_addresses(neighbour);
+        let own = self.config.underlay_addresses(neighbour, 0);
         let src = own.into_iter().find(|a| a.is_ipv4() == to.is_ipv4())?;
         self.traffic.tokens += 1;
         let token = self.traffic.tokens;

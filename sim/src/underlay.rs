@@ -63,6 +63,12 @@ impl Underlay {
             .extend(addresses.iter().map(|address| (*address, port)));
     }
 
+    pub(crate) fn unplug(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.ports.remove(address);
+        }
+    }
+
     pub(crate) fn port_of(&self, address: IpAddr) -> Option<usize> {
         self.ports.get(&address).copied()
     }

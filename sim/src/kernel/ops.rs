@@ -33,6 +33,8 @@ pub enum OpKind {
     SetPeer,
     /// `RemovePeer`
     RemovePeer,
+    /// `Greet`
+    Greet,
     /// `SetRoute`
     SetRoute,
     /// `RemoveRoute`
@@ -54,6 +56,7 @@ impl OpKind {
             KernelOp::SetDevice(_) => OpKind::SetDevice,
             KernelOp::SetPeer(_) => OpKind::SetPeer,
             KernelOp::RemovePeer(_) => OpKind::RemovePeer,
+            KernelOp::Greet { .. } => OpKind::Greet,
             KernelOp::SetRoute(_) => OpKind::SetRoute,
             KernelOp::RemoveRoute(_) => OpKind::RemoveRoute,
             KernelOp::SetRule(_) => OpKind::SetRule,
@@ -115,6 +118,7 @@ impl Kernel {
                 self.tunnel.remove_peer(key);
                 self.release(key);
             }
+            KernelOp::Greet { peer, keepalive } => self.greet(now, *peer, *keepalive),
             KernelOp::SetRoute(route) => self.set_route(route)?,
             KernelOp::RemoveRoute(route) => self.remove_route(route),
             KernelOp::SetRule(rule) => {
@@ -162,7 +166,7 @@ impl Kernel {
             ));
         }
         let config = PeerConfig {
-            endpoint: Some(peer.endpoint),
+            endpoint: peer.endpoint,
             replace_allowed_ips: true,
             allowed_ips: peer.allowed_ips.iter().copied().collect(),
             keepalive: Some(peer.keepalive.unwrap_or(0)),
@@ -180,6 +184,24 @@ impl Kernel {
         }
         self.peers.insert(peer.public_key, peer.allowed_ips.clone());
         Ok(())
+    }
+
+    /// As the drivers do it: the keepalive is changed and put back.
+    fn greet(&mut self, now: Now, peer: PublicKey, keepalive: Option<u16>) {
+        if self.tunnel.peer(&peer).is_none() {
+            return;
+        }
+        let steps = match keepalive {
+            None => [1, 0],
+            Some(seconds) => [0, seconds],
+        };
+        for seconds in steps {
+            let config = PeerConfig {
+                keepalive: Some(seconds),
+                ..PeerConfig::default()
+            };
+            self.tunnel.set_peer(now, peer, config);
+        }
     }
 
     fn release(&mut self, peer: &PublicKey) {
