@@ -107,8 +107,7 @@ impl Arm for NetnsArm {
         let Ok(node) = self.cluster.node(node) else {
             return Vec::new();
         };
-        let (v4, v6) = Plan::node(node.number);
-        vec![v4.into(), v6.into()]
+        node.addresses.clone()
     }
 
     fn can(&self, _kind: ProbeKind) -> bool {
@@ -218,6 +217,27 @@ impl Arm for NetnsArm {
         self.runtime
             .block_on(self.cluster.recreate_node(node))
             .map_err(arm_error)
+    }
+
+    fn restart_device(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let restart = |node: &mut crate::cluster::node::Node| {
+            node.kill_device()?;
+            node.start_device()
+        };
+        self.cluster.node_mut(node).and_then(restart).map_err(arm_error)
+    }
+
+    fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        self.runtime
+            .block_on(self.cluster.change_addresses(node))
+            .map_err(arm_error)
+    }
+
+    fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
+        let annotations = self.runtime.block_on(self.cluster.kubernetes.annotations(node));
+        let annotations = annotations.map_err(arm_error)?;
+        let text = annotations.get("meshd.dev/endpoints").and_then(|v| v.as_str());
+        meshd_scenario::addresses(text.unwrap_or_default())
     }
 
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {

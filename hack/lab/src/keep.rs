@@ -5,7 +5,7 @@ use crate::cluster::api::Api;
 use crate::cluster::pod::PodSite;
 use crate::cluster::{Cluster, agent};
 use crate::kubernetes::Kubernetes;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::sandbox::{Entry, HOST, Inside, Reporter};
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -173,7 +173,16 @@ async fn keep(order: Order, reporter: Reporter) -> Result<()> {
             Some(own_kubernetes(kubeconfig).await?),
         ),
     };
-    let mut cluster = Cluster::up(order.nodes, &order.binaries, api, kubernetes, reporter, &mut tell).await?;
+    let mut cluster = Cluster::up(
+        order.nodes,
+        plan::both(),
+        &order.binaries,
+        api,
+        kubernetes,
+        reporter,
+        &mut tell,
+    )
+    .await?;
     for number in 1..=order.nodes {
         let name = Plan::node_name(number);
         tell(format!("waiting until {name} is ready"));
@@ -255,7 +264,6 @@ fn free_name(cluster: &Cluster) -> String {
 
 fn status(cluster: &Cluster) -> LabStatus {
     let nodes = cluster.nodes().iter().map(|node| {
-        let (v4, v6) = Plan::node(node.number);
         let said = agent::status(&node.paths().socket, Duration::from_secs(2));
         let problems = match &said {
             Ok(status) => status
@@ -267,7 +275,7 @@ fn status(cluster: &Cluster) -> LabStatus {
         };
         NodeLine {
             name: node.name.0.clone(),
-            addresses: vec![v4.into(), v6.into()],
+            addresses: node.addresses.clone(),
             ready: said.as_ref().is_ok_and(|s| s.ready),
             peers: said.as_ref().map_or(0, |s| s.peers.len()),
             problems,
@@ -275,7 +283,7 @@ fn status(cluster: &Cluster) -> LabStatus {
         }
     });
     LabStatus {
-        api_server: Plan::api_server().to_string(),
+        api_server: Plan::api_server(&cluster.families).to_string(),
         own_api_server: matches!(cluster.api, Api::Own { .. }),
         nodes: nodes.collect(),
         pods: cluster.pods().map(pod_line).collect(),

@@ -1,11 +1,12 @@
 //! The lab's side of the API server: what a cluster's administrator, controllers and scheduler would write.
 
-use crate::plan::Plan;
+use crate::plan::{Families, Plan, of_families};
 use anyhow::{Context, Result, anyhow};
 use kube::{Client, Config};
 use meshd_model::NodeName;
 use serde_json::{Value, json};
 use std::fmt;
+use std::net::IpAddr;
 
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
@@ -33,8 +34,8 @@ pub struct Kubernetes {
 
 impl Kubernetes {
     /// A client of the embedded API server.
-    pub fn embedded() -> Result<Self> {
-        let url = format!("http://{}", Plan::api_server());
+    pub fn embedded(families: &Families) -> Result<Self> {
+        let url = format!("http://{}", Plan::api_server(families));
         let url = url.parse().context("the API server's address is no URL")?;
         Self::new(Config::new(url))
     }
@@ -46,24 +47,35 @@ impl Kubernetes {
     }
 
     /// Creates a Node as a kubelet and the controller manager would: addresses and pod CIDRs.
-    pub async fn create_node(&self, name: &NodeName, i: usize) -> Result<()> {
-        let (v4, v6) = Plan::node(i);
-        let cidrs = Plan::pod_cidrs(i);
+    pub async fn create_node(
+        &self,
+        name: &NodeName,
+        i: usize,
+        families: &Families,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let cidrs = of_families(families, Plan::pod_cidrs(i));
         let node = json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
             "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
-            "status": {"addresses": [
-                {"type": "Hostname", "address": name},
-                {"type": "InternalIP", "address": v4},
-                {"type": "InternalIP", "address": v6},
-            ]},
+            "status": {"addresses": status_addresses(name, addresses)},
         });
         self.call("POST", "/api/v1/nodes", "application/json", &node)
             .await
             .map(drop)
             .with_context(|| format!("create Node {name}"))
+    }
+
+    /// Writes a Node's addresses as its kubelet does.
+    pub async fn set_addresses(&self, name: &NodeName, addresses: &[IpAddr]) -> Result<()> {
+        let patch = json!({"status": {"addresses": status_addresses(name, addresses)}});
+        let path = format!("/api/v1/nodes/{name}/status?fieldManager=kubelet");
+        self.call("PATCH", &path, MERGE, &patch)
+            .await
+            .map(drop)
+            .with_context(|| format!("write the addresses of Node {name}"))
     }
 
     /// Deletes a Node; that there is none is success.
@@ -181,6 +193,15 @@ impl Kubernetes {
                 error => anyhow!(error),
             })
     }
+}
+
+fn status_addresses(name: &NodeName, addresses: &[IpAddr]) -> Vec<Value> {
+    let internal = addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "address": a}));
+    std::iter::once(json!({"type": "Hostname", "address": name}))
+        .chain(internal)
+        .collect()
 }
 
 /// The documents of a manifest (YAML).

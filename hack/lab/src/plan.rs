@@ -3,6 +3,8 @@
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use meshd_model::NodeName;
 use meshd_model::attachment::MacAddr;
+use meshd_model::net::Family;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The bridge that is the underlay.
@@ -19,6 +21,22 @@ pub const API_PORT: u16 = 6443;
 pub const ECHO_PORT: u16 = 7;
 /// Most nodes of a lab: they share one /24 of the underlay.
 pub const NODES_MAX: usize = 200;
+
+/// Families of a lab's nodes, pods and services.
+pub type Families = BTreeSet<Family>;
+
+/// Both.
+#[must_use]
+pub fn both() -> Families {
+    Families::from([Family::V4, Family::V6])
+}
+
+/// Those of the prefixes that are of these families.
+#[must_use]
+pub fn of_families(families: &Families, prefixes: [IpNetwork; 2]) -> Vec<IpNetwork> {
+    let used = |p: &IpNetwork| families.contains(&Family::of(p.network()));
+    prefixes.into_iter().filter(used).collect()
+}
 
 /// The addresses of one lab: node `i` counts from 1.
 pub struct Plan;
@@ -42,6 +60,22 @@ impl Plan {
             Ipv4Addr::new(10, 200, 0, low),
             Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, host),
         )
+    }
+
+    /// A node's addresses on the underlay, of these families, after it was given others so many times.
+    #[must_use]
+    pub fn node_addresses(families: &Families, i: usize, moves: u8) -> Vec<IpAddr> {
+        let (v4, v6) = Self::node(i);
+        let [a, b, _, d] = v4.octets();
+        let mut words = v6.segments();
+        words[6] = moves.into();
+        let all = [
+            IpAddr::from(Ipv4Addr::new(a, b, moves, d)),
+            IpAddr::from(Ipv6Addr::from(words)),
+        ];
+        all.into_iter()
+            .filter(|a| families.contains(&Family::of(*a)))
+            .collect()
     }
 
     /// The addresses of the neighbour that belongs to nobody.
@@ -93,9 +127,15 @@ impl Plan {
         [v4.into(), v6.into()]
     }
 
-    /// Where nodes reach the API server.
+    /// Where nodes reach the API server: over IPv4 where there is any.
     #[must_use]
-    pub fn api_server() -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(Self::bridge().0), API_PORT)
+    pub fn api_server(families: &Families) -> SocketAddr {
+        let (v4, v6) = Self::bridge();
+        let address = if families.contains(&Family::V4) {
+            IpAddr::V4(v4)
+        } else {
+            IpAddr::V6(v6)
+        };
+        SocketAddr::new(address, API_PORT)
     }
 }

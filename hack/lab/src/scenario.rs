@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::cluster::api::Api;
+use crate::plan::Families;
 use crate::sandbox::{Entry, Inside, Reporter, Sandbox, StartError};
 use crate::{Binaries, NetnsArm};
 use anyhow::{Context, Result};
@@ -119,7 +120,7 @@ fn inside(inside: Inside) -> Result<()> {
     let scenario = Scenario::parse(&order.scenario)?;
     let reporter = inside.reporter;
     let nodes = order.nodes.unwrap_or(scenario.nodes);
-    let mut arm = start(nodes, &order.binaries, reporter)?;
+    let mut arm = start(nodes, scenario.families.clone(), &order.binaries, reporter)?;
     let mut report = meshd_scenario::run(&scenario, &mut arm, &mut |p| reporter.send(&Event::from(p)));
     let begin = std::time::Instant::now();
     let proof = shut_down(arm, reporter);
@@ -131,7 +132,7 @@ fn inside(inside: Inside) -> Result<()> {
 }
 
 /// A cluster with the embedded API server, as an arm. Call it inside a sandbox.
-pub fn start(nodes: usize, binaries: &Binaries, reporter: Reporter) -> Result<NetnsArm> {
+pub fn start(nodes: usize, families: Families, binaries: &Binaries, reporter: Reporter) -> Result<NetnsArm> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -139,7 +140,15 @@ pub fn start(nodes: usize, binaries: &Binaries, reporter: Reporter) -> Result<Ne
         .context("start a tokio runtime")?;
     let runtime = Arc::new(runtime);
     let mut tell = |what| reporter.send(&Event::Doing(what));
-    let up = Cluster::up(nodes, binaries, Api::embedded(), None, reporter, &mut tell);
+    let up = Cluster::up(
+        nodes,
+        families,
+        binaries,
+        Api::embedded(),
+        None,
+        reporter,
+        &mut tell,
+    );
     let cluster = runtime.block_on(up)?;
     Ok(NetnsArm::new(runtime, cluster))
 }

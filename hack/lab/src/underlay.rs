@@ -8,9 +8,9 @@ use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::route::{Ipv4Route, Ipv6Route};
 use nlink::netlink::{Connection, Route};
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-const PREFIX_V4: u8 = 24;
+const PREFIX_V4: u8 = 16;
 const PREFIX_V6: u8 = 64;
 
 /// The underlay of one lab.
@@ -34,7 +34,9 @@ impl Underlay {
             .add_link(BridgeLink::new(BRIDGE).stp(false).address(Plan::mac(v4).0))
             .await
             .with_context(|| format!("make the bridge {BRIDGE}"))?;
-        address(&netlink, BRIDGE, v4, v6).await?;
+        for own in [v4.into(), v6.into()] {
+            address(&netlink, BRIDGE, own).await?;
+        }
         netlink.set_link_up(BRIDGE).await.context("set the bridge up")?;
         Ok(Self {
             netlink,
@@ -50,13 +52,14 @@ impl Underlay {
         })
     }
 
-    /// Plugs a machine in: `eth0` in its namespace, with addresses and default routes through the bridge.
-    pub async fn plug(&self, machine: &Netns, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
+    /// Plugs a machine in: `eth0` in its namespace, with this MAC's address, its addresses, and default routes through
+    /// the bridge in their families.
+    pub async fn plug(&self, machine: &Netns, mac: Ipv4Addr, own: &[IpAddr]) -> Result<()> {
         let file =
             File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
         let port = machine.name();
         let pair = VethLink::new(port, UPLINK)
-            .peer_address(Plan::mac(v4).0)
+            .peer_address(Plan::mac(mac).0)
             .peer_netns_fd(&file);
         for scope in ["all", "default"] {
             machine.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
@@ -70,13 +73,21 @@ impl Underlay {
         self.netlink.set_link_up(port).await.with_context(tried)?;
         let inside = machine.netlink()?;
         inside.set_link_up("lo").await.with_context(tried)?;
-        address(&inside, UPLINK, v4, v6).await?;
         inside.set_link_up(UPLINK).await.with_context(tried)?;
-        let (gateway4, gateway6) = Plan::bridge();
-        let default4 = Ipv4Route::default_route().gateway(gateway4).dev(UPLINK);
-        let default6 = Ipv6Route::default_route().gateway(gateway6).dev(UPLINK);
-        inside.add_route(default4).await.with_context(tried)?;
-        inside.add_route(default6).await.with_context(tried)
+        give(&inside, own).await.with_context(tried)
+    }
+
+    /// Takes the addresses of a machine's `eth0` away and gives it others, as a lease that ran out does.
+    pub async fn readdress(&self, machine: &Netns, old: &[IpAddr], new: &[IpAddr]) -> Result<()> {
+        let inside = machine.netlink()?;
+        for address in old {
+            let length = if address.is_ipv4() { PREFIX_V4 } else { PREFIX_V6 };
+            inside
+                .del_address(UPLINK, *address, length)
+                .await
+                .with_context(|| format!("take {address} from {}", machine.name()))?;
+        }
+        give(&inside, new).await
     }
 
     /// Takes a machine off.
@@ -97,14 +108,31 @@ impl Underlay {
     }
 }
 
-async fn address(netlink: &Connection<Route>, link: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<()> {
-    let tried = || format!("give {link} the addresses {v4} and {v6}");
-    netlink
-        .add_address(Ipv4Address::new(link, v4, PREFIX_V4))
-        .await
-        .with_context(tried)?;
-    netlink
-        .add_address(Ipv6Address::new(link, v6, PREFIX_V6).nodad())
-        .await
-        .with_context(tried)
+/// Addresses, and default routes through the bridge in their families; what is there of the routes is replaced.
+async fn give(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
+    let (gateway4, gateway6) = Plan::bridge();
+    for address in own {
+        self::address(inside, UPLINK, *address).await?;
+        let tried = || format!("add the default route of {address}");
+        if address.is_ipv4() {
+            let route = Ipv4Route::default_route().gateway(gateway4).dev(UPLINK);
+            inside.replace_route(route).await.with_context(tried)?;
+        } else {
+            let route = Ipv6Route::default_route().gateway(gateway6).dev(UPLINK);
+            inside.replace_route(route).await.with_context(tried)?;
+        }
+    }
+    Ok(())
+}
+
+async fn address(netlink: &Connection<Route>, link: &str, address: IpAddr) -> Result<()> {
+    let added = match address {
+        IpAddr::V4(v4) => netlink.add_address(Ipv4Address::new(link, v4, PREFIX_V4)).await,
+        IpAddr::V6(v6) => {
+            netlink
+                .add_address(Ipv6Address::new(link, v6, PREFIX_V6).nodad())
+                .await
+        }
+    };
+    added.with_context(|| format!("give {link} the address {address}"))
 }

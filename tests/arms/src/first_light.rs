@@ -8,6 +8,9 @@ use meshd_lab::scenario::{self, Order};
 use meshd_scenario::{Report, Scenario};
 use meshd_sim::Config;
 
+/// Runs on every arm.
+const ENDPOINTS: &str = include_str!("../scenarios/endpoints.yaml");
+
 /// Of simulated runs.
 const SEED: u64 = 1;
 
@@ -15,7 +18,26 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("sim", "first_light", || on_sim(Scenario::FIRST_LIGHT)),
         trial("netns", "first_light", || on_netns(Scenario::FIRST_LIGHT)),
+        trial("sim", "first_light_on_ipv4_alone", || {
+            on_sim(&with_families("ipv4"))
+        }),
+        trial("netns", "first_light_on_ipv4_alone", || {
+            on_netns(&with_families("ipv4"))
+        }),
+        trial("sim", "first_light_on_ipv6_alone", || {
+            on_sim(&with_families("ipv6"))
+        }),
+        trial("netns", "first_light_on_ipv6_alone", || {
+            on_netns(&with_families("ipv6"))
+        }),
+        trial("sim", "endpoints", || on_sim(ENDPOINTS)),
+        trial("netns", "endpoints", || on_netns(ENDPOINTS)),
     ]
+}
+
+/// First light in a cluster whose nodes, pods and services have addresses of one family.
+fn with_families(family: &str) -> String {
+    format!("families: [{family}]\n{}", Scenario::FIRST_LIGHT)
 }
 
 /// Runs a scenario with real processes.

@@ -74,7 +74,7 @@ fn make_things() -> Result<(Vec<Netns>, Child)> {
         for number in 1..=2 {
             let netns = Netns::create(&Plan::node_name(number).0)?;
             let (v4, v6) = Plan::node(number);
-            underlay.plug(&netns, v4, v6).await?;
+            underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
             machines.push(netns);
         }
         anyhow::Ok(machines)
@@ -220,7 +220,7 @@ async fn plain_async(inside: &Inside) -> Result<()> {
         let netns = Netns::create(&Plan::node_name(number).0)?;
         inside.reporter.namespace(netns.inode());
         let (v4, v6) = Plan::node(number);
-        underlay.plug(&netns, v4, v6).await?;
+        underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
         machines.push(netns);
     }
     let echo = Echo::start(&machines[1])?;
@@ -263,7 +263,7 @@ async fn probes_are_answered(from: &Netns) -> Result<()> {
 async fn neighbour_is_heard(underlay: &Underlay, echo: &Echo, capture: &Capture) -> Result<()> {
     let netns = Netns::create("neighbour")?;
     let (v4, v6) = Plan::neighbour();
-    underlay.plug(&netns, v4, v6).await?;
+    underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
     let neighbour = Neighbour::new(netns);
     neighbour.send_marker()?;
     let (v4, v6) = Plan::node(2);

@@ -35,7 +35,7 @@ impl Wire {
             .context("capture on the wire")?;
         let machine = Netns::unmounted("neighbour")?;
         let (v4, v6) = Plan::neighbour();
-        runtime.block_on(underlay.plug(&machine, v4, v6))?;
+        runtime.block_on(underlay.plug(&machine, v4, &[v4.into(), v6.into()]))?;
         Ok(Self {
             capture,
             neighbour: Neighbour::new(machine),

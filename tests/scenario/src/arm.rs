@@ -175,6 +175,19 @@ pub trait Arm {
     fn set_api_server(&mut self, up: bool) -> Result<(), ArmError>;
     /// Deletes a Node and creates it again under its name with a new UID.
     fn recreate_node(&mut self, node: &NodeName) -> Result<(), ArmError>;
+    /// kill -9 of the node's WireGuard device, where that is a process of its own, and its start: keys, peers and sessions
+    /// are gone.
+    fn restart_device(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        Err(cannot(self.name(), "restart the device", node))
+    }
+    /// Gives the node other addresses on the underlay, and has its kubelet say so in the Node's status.
+    fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        Err(cannot(self.name(), "change the addresses", node))
+    }
+    /// The endpoints that the node publishes, as the API server has them.
+    fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
+        Err(cannot(self.name(), "read the endpoints", node))
+    }
     /// A neighbour on the underlay sends UDP in plaintext to a pod's address, through its node; whether it arrived.
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError>;
     /// Sends the marker in the clear on the underlay, on purpose.
@@ -183,4 +196,21 @@ pub trait Arm {
     fn underlay(&mut self) -> Result<UnderlayReport, ArmError>;
     /// What is left of pods on the nodes: interfaces, routes, rules, leases; one line each.
     fn residue(&mut self) -> Result<Vec<String>, ArmError>;
+}
+
+fn cannot(arm: &str, what: &str, node: &NodeName) -> ArmError {
+    ArmError(format!("the arm {arm} cannot {what} of {node}"))
+}
+
+/// The addresses in the text of an annotation, which separates them with commas.
+///
+/// # Errors
+/// Names what is no address.
+pub fn addresses(text: &str) -> Result<Vec<IpAddr>, ArmError> {
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    let parse = |part: &str| {
+        part.parse()
+            .map_err(|_| ArmError(format!("{part:?} is no address")))
+    };
+    parts.map(parse).collect()
 }

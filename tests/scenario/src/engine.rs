@@ -155,6 +155,14 @@ impl Run<'_> {
             } => self.spoil_annotation(*node, annotation, None, within.0).map(Some),
             Step::RestoreAgent { node, within } => self.restore_agent(*node, within.0).map(Some),
             Step::RecreateNode { node, within } => self.recreate_node(*node, within.0).map(Some),
+            Step::RestartDevice { node, within, after } => {
+                self.restart_device(*node, within.0, after.0).map(Some)
+            }
+            Step::ChangeAddresses {
+                node,
+                published,
+                within,
+            } => self.change_addresses(*node, published.0, within.0).map(Some),
             Step::NeighbourPlaintext {} => self.neighbour_plaintext().map(Some),
             Step::ApiServerAway { r#for, node, within } => {
                 self.api_server_away(*node, r#for.0, within.0).map(Some)

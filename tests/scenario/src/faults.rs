@@ -15,7 +15,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Who sends, and to whom.
-type Pair = (Pod, Pod);
+pub(crate) type Pair = (Pod, Pod);
 
 impl Run<'_> {
     pub(crate) fn kill_agent_under_stream(
@@ -67,7 +67,7 @@ impl Run<'_> {
 
     /// A pair of pods of which the first is on this node, and a pair of which none is: the control. With fewer than
     /// three nodes the control stays on the other node.
-    fn stream_pairs(&self, node: &NodeName) -> Result<(Pair, Pair), ArmError> {
+    pub(crate) fn stream_pairs(&self, node: &NodeName) -> Result<(Pair, Pair), ArmError> {
         let here = self.pods.iter().find(|p| p.node == *node);
         let others: Vec<&Pod> = self.pods.iter().filter(|p| p.node != *node).collect();
         let (Some(here), Some(first)) = (here, others.first()) else {
@@ -172,7 +172,12 @@ impl Run<'_> {
         )
     }
 
-    fn reachable_again(&mut self, node: &NodeName, within: Duration, name: &str) -> Result<Proof, ArmError> {
+    pub(crate) fn reachable_again(
+        &mut self,
+        node: &NodeName,
+        within: Duration,
+        name: &str,
+    ) -> Result<Proof, ArmError> {
         let begin = self.arm.elapsed();
         let probes = self.probes_to(node);
         let tried = probes.len() as u64;

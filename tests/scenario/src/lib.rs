@@ -5,6 +5,7 @@
 //! to the other and gives a [`Report`]: a [`Proof`] a step, each with its numbers.
 
 pub mod arm;
+mod endpoints;
 mod engine;
 mod faults;
 mod reach;
@@ -12,7 +13,9 @@ pub mod report;
 pub mod scenario;
 pub mod time;
 
-pub use arm::{Arm, ArmError, MARKER, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+pub use arm::{
+    Arm, ArmError, MARKER, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport, addresses,
+};
 pub use engine::run;
 pub use report::{NodeRow, Progress, Proof, Report, RoundTrips};
 pub use scenario::{Scenario, ScenarioError, Step};

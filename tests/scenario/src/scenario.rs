@@ -1,7 +1,9 @@
 //! A scenario as text: what is written in YAML, and what is wrong with it.
 
 use crate::time::Span;
+use meshd_model::net::Family;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A cluster and what is to happen to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -12,6 +14,8 @@ pub struct Scenario {
     pub about: String,
     /// How many nodes it wants, where the arm makes its own.
     pub nodes: usize,
+    /// Families of its nodes, pods and services, where the arm makes its own.
+    pub families: BTreeSet<Family>,
     /// Kubernetes manifests to create before the first step (YAML).
     pub manifests: Option<String>,
     /// What happens, in order.
@@ -134,6 +138,29 @@ pub enum Step {
         #[serde(default = "within")]
         within: Span,
     },
+    /// kill -9 of a WireGuard device that is a process, and its start: what others send to its node arrives again soon,
+    /// though they still hold sessions that it has lost.
+    RestartDevice {
+        /// Whose.
+        node: usize,
+        /// How long what is sent may be lost at most.
+        #[serde(default = "soon")]
+        within: Span,
+        /// How long the stream runs after the restart.
+        #[serde(default = "twenty_seconds")]
+        after: Span,
+    },
+    /// A node is given other addresses on the underlay: they are published, and its pods are reached again.
+    ChangeAddresses {
+        /// Whose.
+        node: usize,
+        /// How long until they are published.
+        #[serde(default = "soon")]
+        published: Span,
+        /// How long until its pods are reached.
+        #[serde(default = "within")]
+        within: Span,
+    },
     /// A neighbour on the underlay sends plaintext to each node's first pod: none arrives.
     NeighbourPlaintext {},
     /// The API server is away: streams lose nothing, DEL works, and an agent that starts meanwhile harms nothing.
@@ -163,6 +190,14 @@ fn within() -> Span {
     Span::seconds(30)
 }
 
+fn soon() -> Span {
+    Span::seconds(5)
+}
+
+fn twenty_seconds() -> Span {
+    Span::seconds(20)
+}
+
 fn second() -> Span {
     Span::seconds(1)
 }
@@ -187,6 +222,8 @@ struct Raw {
     about: String,
     #[serde(default = "three")]
     nodes: usize,
+    #[serde(default = "both")]
+    families: Vec<RawFamily>,
     #[serde(default)]
     manifests: Option<String>,
     steps: Vec<serde_json::Value>,
@@ -194,6 +231,26 @@ struct Raw {
 
 fn three() -> usize {
     3
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawFamily {
+    Ipv4,
+    Ipv6,
+}
+
+fn both() -> Vec<RawFamily> {
+    vec![RawFamily::Ipv4, RawFamily::Ipv6]
+}
+
+impl From<RawFamily> for Family {
+    fn from(family: RawFamily) -> Family {
+        match family {
+            RawFamily::Ipv4 => Family::V4,
+            RawFamily::Ipv6 => Family::V6,
+        }
+    }
 }
 
 impl Scenario {
@@ -206,6 +263,11 @@ impl Scenario {
         if raw.nodes == 0 {
             return Err(ScenarioError::Shape("nodes: at least 1 is needed".to_owned()));
         }
+        if raw.families.is_empty() {
+            return Err(ScenarioError::Shape(
+                "families: name ipv4, ipv6 or both".to_owned(),
+            ));
+        }
         let steps = raw.steps.into_iter().enumerate();
         let steps = steps
             .map(|(index, step)| read_step(index + 1, step))
@@ -217,6 +279,7 @@ impl Scenario {
             name: raw.name,
             about: raw.about,
             nodes: raw.nodes,
+            families: raw.families.into_iter().map(Family::from).collect(),
             manifests: raw.manifests,
             steps,
         })
@@ -277,6 +340,8 @@ impl Step {
             | Step::RemoveAnnotation { node, .. }
             | Step::RestoreAgent { node, .. }
             | Step::RecreateNode { node, .. }
+            | Step::RestartDevice { node, .. }
+            | Step::ChangeAddresses { node, .. }
             | Step::ApiServerAway { node, .. } => Some(node),
             _ => None,
         }
@@ -313,6 +378,19 @@ mod tests {
                 within: Span::seconds(30)
             }
         );
+    }
+
+    #[test]
+    fn families_are_both_or_one() {
+        let of = |line: &str| {
+            Scenario::parse(&format!("name: t\n{line}steps: []\n"))
+                .unwrap()
+                .families
+        };
+        assert_eq!(of(""), BTreeSet::from([Family::V4, Family::V6]));
+        assert_eq!(of("families: [ipv6]\n"), BTreeSet::from([Family::V6]));
+        refused("name: t\nfamilies: []\nsteps: []\n", "ipv4, ipv6 or both");
+        refused("name: t\nfamilies: [ipv5]\nsteps: []\n", "ipv5");
     }
 
     #[track_caller]

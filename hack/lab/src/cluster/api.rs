@@ -1,7 +1,7 @@
 //! The API server that the nodes see at the bridge's address: the embedded one, or a relay to the user's own.
 
 use super::relay::Relay;
-use crate::plan::Plan;
+use crate::plan::{Families, Plan};
 use anyhow::{Context, Result, bail};
 use meshd_apiserver::{ApiServer, Config, Time};
 use meshd_apiserver_http::{Running, Shared, serve};
@@ -50,11 +50,11 @@ impl Api {
     }
 
     /// Makes it answer at the bridge's address.
-    pub async fn start(&mut self) -> Result<()> {
+    pub async fn start(&mut self, families: &Families) -> Result<()> {
         match self {
-            Api::Embedded { .. } => self.set_up(true).await,
+            Api::Embedded { .. } => self.set_up(true, families).await,
             Api::Own { relay, .. } => {
-                *relay = Some(Relay::start(Plan::api_server()).await?);
+                *relay = Some(Relay::start(Plan::api_server(families)).await?);
                 Ok(())
             }
         }
@@ -70,7 +70,7 @@ impl Api {
     }
 
     /// Stops or restarts the embedded one.
-    pub async fn set_up(&mut self, up: bool) -> Result<()> {
+    pub async fn set_up(&mut self, up: bool, families: &Families) -> Result<()> {
         let Api::Embedded { server, running } = self else {
             bail!("the API server is the user's own: only its owner stops it");
         };
@@ -80,7 +80,7 @@ impl Api {
             }
             return Ok(());
         }
-        let address = Plan::api_server();
+        let address = Plan::api_server(families);
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen on {address} for the API server"))?;
@@ -90,14 +90,14 @@ impl Api {
 
     /// What a daemon reads, as JSON, which is YAML.
     #[must_use]
-    pub fn kubeconfig(&self, node: &NodeName) -> Value {
+    pub fn kubeconfig(&self, node: &NodeName, families: &Families) -> Value {
         match self {
             Api::Own { kubeconfig, .. } => kubeconfig.clone(),
             Api::Embedded { .. } => json!({
                 "apiVersion": "v1",
                 "kind": "Config",
                 "current-context": "lab",
-                "clusters": [{"name": "lab", "cluster": {"server": format!("http://{}", Plan::api_server())}}],
+                "clusters": [{"name": "lab", "cluster": {"server": format!("http://{}", Plan::api_server(families))}}],
                 "users": [{"name": node, "user": {}}],
                 "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": node}}],
             }),

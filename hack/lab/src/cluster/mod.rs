@@ -11,7 +11,7 @@ use crate::Binaries;
 use crate::capture::Capture;
 use crate::kubernetes::Kubernetes;
 use crate::netns::Netns;
-use crate::plan::{NODES_MAX, Plan};
+use crate::plan::{Families, NODES_MAX, Plan};
 use crate::sandbox::Reporter;
 use crate::state;
 use crate::traffic::neighbour::Neighbour;
@@ -42,6 +42,7 @@ pub struct Cluster {
     /// How long a runtime tries again when ADD says "try again later", as a kubelet would.
     pub add_patience: Duration,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) families: Families,
     pub(crate) pods: BTreeMap<String, PodSite>,
     pub(crate) capture: Capture,
     pub(crate) neighbour: Neighbour,
@@ -68,6 +69,7 @@ impl Cluster {
     /// what is being done.
     pub async fn up(
         nodes: usize,
+        families: Families,
         binaries: &Binaries,
         mut api: Api,
         kubernetes: Option<Kubernetes>,
@@ -81,16 +83,17 @@ impl Cluster {
         let underlay = Underlay::create().await?;
         let capture = Capture::start(underlay.bridge_index().await?, &Plan::cluster_pod_cidrs())?;
         let neighbour = Self::plug_neighbour(&underlay, reporter).await?;
-        api.start().await?;
+        api.start(&families).await?;
         let kubernetes = match kubernetes {
             Some(kubernetes) => kubernetes,
-            None => Kubernetes::embedded()?,
+            None => Kubernetes::embedded(&families)?,
         };
         let mut cluster = Self {
             kubernetes,
             api,
             add_patience: ADD_PATIENCE,
             nodes: Vec::new(),
+            families,
             pods: BTreeMap::new(),
             capture,
             neighbour,
@@ -113,7 +116,7 @@ impl Cluster {
         let netns = Netns::create("neighbour")?;
         reporter.namespace(netns.inode());
         let (v4, v6) = Plan::neighbour();
-        underlay.plug(&netns, v4, v6).await?;
+        underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
         Ok(Neighbour::new(netns))
     }
 
@@ -121,14 +124,20 @@ impl Cluster {
         let name = Plan::node_name(number);
         let netns = Netns::create(&name.0)?;
         self.reporter.namespace(netns.inode());
-        let (v4, v6) = Plan::node(number);
-        self.underlay.plug(&netns, v4, v6).await?;
-        self.kubernetes.create_node(&name, number).await?;
+        let families = &self.families;
+        let addresses = Plan::node_addresses(families, number, 0);
+        self.underlay
+            .plug(&netns, Plan::node(number).0, &addresses)
+            .await?;
+        self.kubernetes
+            .create_node(&name, number, families, &addresses)
+            .await?;
         let mut node = Node::create(
             number,
             netns,
+            families,
             &self.binaries,
-            &self.api.kubeconfig(&name).to_string(),
+            &self.api.kubeconfig(&name, families).to_string(),
         )
         .await?;
         node.start_device()?;
@@ -294,7 +303,7 @@ impl Cluster {
 
     /// Stops or restarts the embedded API server.
     pub async fn set_api_server(&mut self, up: bool) -> Result<()> {
-        self.api.set_up(up).await?;
+        self.api.set_up(up, &self.families).await?;
         if up {
             for name in std::mem::take(&mut self.orphans) {
                 self.kubernetes.delete_pod(&name).await?;
@@ -305,9 +314,27 @@ impl Cluster {
 
     /// Deletes a Node and creates it again under its name.
     pub async fn recreate_node(&mut self, name: &NodeName) -> Result<()> {
-        let number = self.node(name)?.number;
+        let node = self.node(name)?;
+        let (number, addresses) = (node.number, node.addresses.clone());
         self.kubernetes.delete_node(name).await?;
-        self.kubernetes.create_node(name, number).await
+        self.kubernetes
+            .create_node(name, number, &self.families, &addresses)
+            .await
+    }
+
+    /// Gives a node other addresses on the underlay, and writes them to its Node as its kubelet does.
+    pub async fn change_addresses(&mut self, name: &NodeName) -> Result<()> {
+        let families = self.families.clone();
+        let node = self.node_mut(name)?;
+        node.moves = node.moves.wrapping_add(1);
+        let new = Plan::node_addresses(&families, node.number, node.moves);
+        let old = std::mem::replace(&mut node.addresses, new.clone());
+        let node = self.node(name)?;
+        let before = state::lines(&node.netns).await?;
+        self.underlay.readdress(&node.netns, &old, &new).await?;
+        let after = state::lines(&node.netns).await?;
+        self.node_mut(name)?.uplink_changed(&before, &after);
+        self.kubernetes.set_addresses(name, &new).await
     }
 
     /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.

@@ -2,7 +2,7 @@
 
 use crate::Binaries;
 use crate::netns::Netns;
-use crate::plan::{DEVICE, LISTEN_PORT, Plan};
+use crate::plan::{DEVICE, Families, LISTEN_PORT, Plan, UPLINK, of_families};
 use crate::process::{self, Process};
 use crate::state;
 use crate::traffic::echo::Echo;
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use meshd_model::NodeName;
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,10 @@ pub struct Node {
     pub name: NodeName,
     /// Its number, from 1.
     pub number: usize,
+    /// On the underlay.
+    pub addresses: Vec<IpAddr>,
+    /// How often it was given others.
+    pub moves: u8,
     /// Its network namespace.
     pub netns: Netns,
     /// Its echo servers.
@@ -76,7 +81,13 @@ impl Paths {
 
 impl Node {
     /// Makes the node's parts that are not meshd: its namespace must be on the underlay already.
-    pub async fn create(number: usize, netns: Netns, binaries: &Binaries, kubeconfig: &str) -> Result<Self> {
+    pub async fn create(
+        number: usize,
+        netns: Netns,
+        families: &Families,
+        binaries: &Binaries,
+        kubeconfig: &str,
+    ) -> Result<Self> {
         let name = Plan::node_name(number);
         let paths = Paths::of(&name);
         for folder in [
@@ -93,13 +104,15 @@ impl Node {
         let kubeconfig_path = paths.folder.join("kubeconfig");
         fs::write(&kubeconfig_path, kubeconfig)
             .with_context(|| format!("write {}", kubeconfig_path.display()))?;
-        let config = configuration(&name, &paths, &kubeconfig_path)?;
+        let config = configuration(&name, families, &paths, &kubeconfig_path)?;
         fs::write(&paths.config, config).with_context(|| format!("write {}", paths.config.display()))?;
         Ok(Self {
             echo: Echo::start(&netns)?,
             before: state::lines(&netns).await?,
             name,
             number,
+            addresses: Plan::node_addresses(families, number, 0),
+            moves: 0,
             netns,
             paths,
             binaries: binaries.clone(),
@@ -211,6 +224,16 @@ impl Node {
         Ok(())
     }
 
+    /// The lab itself changed its uplink, so that its kernel held `before` and then `after`.
+    pub(super) fn uplink_changed(&mut self, before: &BTreeSet<String>, after: &BTreeSet<String>) {
+        let of_uplink = |line: &&String| line.contains(&format!(" dev {UPLINK}"));
+        for gone in before.difference(after).filter(of_uplink) {
+            self.before.remove(gone);
+        }
+        self.before
+            .extend(after.difference(before).filter(of_uplink).cloned());
+    }
+
     /// What its kernel and its store hold beyond what they held before meshd came.
     pub async fn remains(&self) -> Result<Vec<String>> {
         let now = state::lines(&self.netns).await?;
@@ -248,7 +271,7 @@ impl Node {
     }
 }
 
-fn configuration(name: &NodeName, paths: &Paths, kubeconfig: &Path) -> Result<String> {
+fn configuration(name: &NodeName, families: &Families, paths: &Paths, kubeconfig: &Path) -> Result<String> {
     let text = |path: &Path| {
         path.to_str()
             .map(str::to_owned)
@@ -256,7 +279,7 @@ fn configuration(name: &NodeName, paths: &Paths, kubeconfig: &Path) -> Result<St
     };
     // JSON strings are TOML strings.
     let quoted = |path: &Path| Ok::<_, anyhow::Error>(serde_json::to_string(&text(path)?)?);
-    let list = |prefixes: [ipnetwork::IpNetwork; 2]| format!("[\"{}\", \"{}\"]", prefixes[0], prefixes[1]);
+    let list = |prefixes| serde_json::to_string(&of_families(families, prefixes));
     Ok(format!(
         "node_name = \"{name}\"\n\
          kubeconfig = {}\n\
@@ -276,8 +299,8 @@ fn configuration(name: &NodeName, paths: &Paths, kubeconfig: &Path) -> Result<St
         quoted(kubeconfig)?,
         quoted(&paths.state)?,
         quoted(&paths.socket)?,
-        list(Plan::cluster_pod_cidrs()),
-        list(Plan::service_cidrs()),
+        list(Plan::cluster_pod_cidrs())?,
+        list(Plan::service_cidrs())?,
         quoted(&paths.wireguard)?,
         quoted(&paths.recording)?,
     ))

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use meshd_lab::plan::Plan;
+use meshd_lab::plan::{self, Plan};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -150,7 +150,12 @@ impl Server {
     }
 
     fn inside(&self) -> String {
-        format!("{}://{}{}", self.scheme, Plan::api_server(), self.path)
+        format!(
+            "{}://{}{}",
+            self.scheme,
+            Plan::api_server(&plan::both()),
+            self.path
+        )
     }
 }
 

@@ -12,6 +12,7 @@ use crate::arms::{Trouble, trial};
 use crate::{first_light, programs, sandboxed};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use meshd_lab::plan::both;
 use meshd_lab::sandbox::{Entry, Inside, Reporter};
 use meshd_lab::{NetnsArm, scenario};
 use meshd_model::NodeName;
@@ -72,7 +73,7 @@ fn on_lab(entry: &str) -> Result<(), Trouble> {
 fn with_cluster(inside: Inside, nodes: usize, body: impl FnOnce(&mut NetnsArm) -> Result<()>) -> Result<()> {
     let reporter: Reporter = inside.reporter;
     let binaries = serde_json::from_value(inside.input).context("the programs' paths")?;
-    let mut arm = scenario::start(nodes, &binaries, reporter)?;
+    let mut arm = scenario::start(nodes, both(), &binaries, reporter)?;
     for node in arm.nodes() {
         arm.wait_ready(&node, PATIENCE)?;
     }
