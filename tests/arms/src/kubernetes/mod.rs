@@ -3,6 +3,7 @@
 mod hosts;
 mod lifecycle;
 mod traffic;
+mod uninstall;
 mod workloads;
 
 use crate::arms::{Trouble, trial};
@@ -50,6 +51,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cluster("strict_reverse_path_filter", hosts::rp_filter),
         on_cluster("other_firewalls", hosts::other_firewalls),
         on_cluster("all_nodes_reboot", lifecycle::reboot),
+        on_cluster("uninstall_and_install_again", uninstall::run),
     ]
 }
 
