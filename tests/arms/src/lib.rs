@@ -30,6 +30,17 @@ pub fn main() -> ExitCode {
     // One cluster at a time: tests that count lost packets do not share two cores.
     arguments.test_threads.get_or_insert(1);
     let conclusion = libtest_mimic::run(&arguments, trials());
+    arms::print_durations();
+    conclusion.exit_code()
+}
+
+/// The `main` of the test binary that runs on a cluster of `hack/kubernetes`; a binary of its own, because it takes
+/// as long as all others together.
+#[must_use]
+pub fn kubernetes() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let conclusion = libtest_mimic::run(&arguments, kubernetes::trials());
     let left = kubernetes::shut_down();
     arms::print_durations();
     match left {
@@ -54,6 +65,5 @@ fn trials() -> Vec<Trial> {
     trials.extend(first_light::trials());
     trials.extend(bad_days::trials());
     trials.extend(command_line::trials());
-    trials.extend(kubernetes::trials());
     trials
 }

@@ -153,6 +153,24 @@ impl KubernetesArm {
         self.lab.kubectl(&arguments).map(drop)
     }
 
+    /// Deletes all that is in the arm's namespace, and forgets what was seen: so that the next trial does not suffer
+    /// from one that failed.
+    pub fn clear(&mut self) {
+        self.pods.clear();
+        self.streams.clear();
+        let arguments = [
+            "delete",
+            "deployment,daemonset,service,pod",
+            "--all",
+            "-n",
+            NAMESPACE,
+            "--timeout=90s",
+        ];
+        // What stays is found by the next trial.
+        let _ = self.lab.kubectl(&arguments);
+        self.former.clear();
+    }
+
     /// A machine on the nodes' wire that is no node.
     #[must_use]
     pub fn neighbour(&self) -> &Neighbour {

@@ -180,16 +180,15 @@ pub(super) fn cut_off(cluster: &mut Cluster) -> Result<()> {
         let rules = "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; \
                      add rule inet cut out tcp dport 6443 drop";
         cluster.arm.lab().node(&node, &["nft", rules])?;
-        std::thread::sleep(CUT_OFF / 2);
+        std::thread::sleep(CUT_OFF);
         cluster.arm.kill(&node, "meshd")?;
-        std::thread::sleep(CUT_OFF / 2);
-        Ok(())
+        wait_for("the agent to come back knowing its pods", AGAIN, || {
+            let status = cluster.arm.status(&node)?;
+            Ok((!status.attachments.is_empty()).then_some(()))
+        })
     });
-    let status = cluster.arm.status(&node);
     cluster.arm.lab().node(&node, &["nft", "delete table inet cut"])?;
     outcome?;
-    let status = status?;
-    ensure!(!status.attachments.is_empty(), "the restarted agent knows no pod");
     cluster.arm.wait_ready(&node, AGAIN)?;
     cluster
         .arm

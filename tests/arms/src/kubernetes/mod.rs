@@ -63,7 +63,11 @@ fn on_cluster(name: &'static str, body: fn(&mut Cluster) -> Result<()>) -> Trial
             *shared = start();
         }
         match &mut *shared {
-            Shared::Up(cluster) => body(cluster).map_err(|error| keep_logs(cluster, name, &error)),
+            Shared::Up(cluster) => body(cluster).map_err(|error| {
+                let trouble = keep_logs(cluster, name, &error);
+                cluster.arm.clear();
+                trouble
+            }),
             Shared::No(Ok(unable)) => Err(Trouble::Unable(unable.clone())),
             Shared::No(Err(failed)) => Err(Trouble::Failed(failed.clone())),
             Shared::NotYet => unreachable!("it was just started"),
