@@ -105,6 +105,13 @@ cgroup_make() { # PATH below the root of every hierarchy
     [ "$PROCESSES" = pids ] || return 0
     for file in cpus mems; do cat "$CGROUP/cpuset/cpuset.$file" >"$CGROUP/cpuset/$1/cpuset.$file"; done
 }
+# All pods of a cluster together would get no more of a busy machine than one process outside.
+cgroup_weigh() {
+    local file
+    for file in "$CGROUP/cpu/$NAME/cpu.shares:16384" "$CGROUP/$NAME/cpu.weight:1000"; do
+        [ ! -e "${file%:*}" ] || echo "${file##*:}" >"${file%:*}"
+    done
+}
 cgroup_join() { echo "$BASHPID" >"$CGROUP/$PROCESSES/$NAME/processes/cgroup.procs"; }
 cgroup_leave() { echo "$BASHPID" >"$CGROUP/$PROCESSES/cgroup.procs"; }
 cgroup_processes() {

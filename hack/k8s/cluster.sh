@@ -32,6 +32,7 @@ cmd_up() {
     mkdir "$PKI" "$CONF" "$LOGS" "$NODES"
     printf '%s\n' "COUNT=$COUNT" "FAMILY=$FAMILY" "CNI_CHOICE=$CNI_CHOICE" "PROXY=$PROXY" "SECOND_NIC=$SECOND_NIC" "CONTROL=$CONTROL" >"$STATE/cluster"
     cgroup_make "$NAME"
+    cgroup_weigh
     mkdir -p "$CGROUP/$PROCESSES/$NAME/processes"
     cgroup_join
 
