@@ -25,6 +25,10 @@ pub struct DriverConfig {
     pub choice: DeviceChoice,
     /// Where the userspace device has its socket, `<dir>/<device>.sock`.
     pub uapi_dir: PathBuf,
+    /// Whether nobody else may change the firewall's table while the driver runs, where the kernel can see to that
+    /// (Linux 6.9): another tool's `flush ruleset` passes it over. It stays when the driver ends, and anybody may
+    /// change it then.
+    pub hold_table: bool,
 }
 
 impl DriverConfig {
@@ -38,6 +42,7 @@ impl DriverConfig {
             device: device.to_owned(),
             choice: DeviceChoice::Auto,
             uapi_dir: Self::UAPI_DIR.into(),
+            hold_table: true,
         }
     }
 

@@ -100,6 +100,11 @@ impl Driver {
     }
 
     async fn run(mut self, mut requests: mpsc::Receiver<KernelAction>) {
+        if self.config.hold_table
+            && let Err(e) = firewall::claim(&self.nft).await
+        {
+            tracing::warn!("{e}");
+        }
         loop {
             // Actions come first: what they change is what a look would find.
             let event = tokio::select! {
@@ -139,7 +144,7 @@ impl Driver {
         let (conn, nft, config) = (&self.conn, &self.nft, &self.config);
         match op {
             KernelOp::Observe => Ok(()),
-            KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted).await,
+            KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted, config.hold_table).await,
             KernelOp::PassForward { device } => firewall::forward::pass(nft, &device).await,
             KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,

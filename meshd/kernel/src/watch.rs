@@ -20,6 +20,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const INTERVAL: Duration = Duration::from_millis(250);
 /// A look takes longer the more there is: at most one part in so many of the time is spent on looking.
 const SHARE: u32 = 20;
+/// The same while somebody keeps on changing the firewall's own table.
+const SHARE_URGENT: u32 = 2;
 /// Pause between tries to reach the device's socket while nobody answers: a try is one system call, and what is sent to
 /// the node is lost until its device is set up again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -39,7 +41,10 @@ const fn group(number: u32) -> u32 {
 /// Tells when to look again.
 pub(crate) struct Watcher {
     change: Arc<Notify>,
+    /// Of the firewall's own table: while it is away, nothing but routes keeps the node closed.
+    urgent: Arc<Notify>,
     not_before: Instant,
+    not_before_urgent: Instant,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -48,35 +53,42 @@ impl Watcher {
     /// netfilter, since a port id names a socket within its protocol only.
     pub(crate) fn start(config: &DriverConfig, own: (u32, u32)) -> Result<Self> {
         let change = Arc::new(Notify::new());
+        let urgent = Arc::new(Notify::new());
+        let notes = |urgent: &Arc<Notify>| Notes {
+            change: change.clone(),
+            urgent: urgent.clone(),
+        };
         let route = listen(SockProtocol::NetlinkRoute, ROUTE_GROUPS)?;
         let nftables = listen(SockProtocol::NetlinkNetFilter, NFTABLES_GROUPS)?;
         let client = UapiClient::new(config);
         let tasks = vec![
-            tokio::spawn(watch_netlink(route, own.0, change.clone())),
-            tokio::spawn(watch_netlink(nftables, own.1, change.clone())),
+            // Of routes, nothing is urgent.
+            tokio::spawn(watch_netlink(route, own.0, notes(&change))),
+            tokio::spawn(watch_netlink(nftables, own.1, notes(&urgent))),
             tokio::spawn(watch_device(client, change.clone())),
         ];
         Ok(Self {
             change,
+            urgent,
             not_before: Instant::now(),
+            not_before_urgent: Instant::now(),
             tasks,
         })
     }
 
-    /// Waits until something changed and has settled. Safe to be dropped and called again: a change that came
-    /// meanwhile is kept until this returns.
+    /// Waits until something changed and has settled; a change of the firewall's own table is not waited for. Safe to
+    /// be dropped and called again: a change that came meanwhile is kept until this returns.
     pub(crate) async fn changed(&mut self) {
-        self.change.notified().await;
-        // Dropped from here on, the change would be lost: put it back until it is told.
-        let keep = Keep(&self.change);
-        sleep(SETTLE).await;
-        sleep_until(self.not_before).await;
-        std::mem::forget(keep);
+        tokio::select! {
+            () = after(&self.urgent, Duration::ZERO, self.not_before_urgent) => {}
+            () = after(&self.change, SETTLE, self.not_before) => {}
+        }
     }
 
     /// A look was taken, and took so long.
     pub(crate) fn looked(&mut self, took: Duration) {
         self.not_before = Instant::now() + INTERVAL.max(took * SHARE);
+        self.not_before_urgent = Instant::now() + took * SHARE_URGENT;
     }
 }
 
@@ -84,6 +96,22 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
+}
+
+/// Waits for a note, then so long, then until that moment.
+async fn after(note: &Notify, settle: Duration, moment: Instant) {
+    note.notified().await;
+    // Dropped from here on, the change would be lost: put it back until it is told.
+    let keep = Keep(note);
+    sleep(settle).await;
+    sleep_until(moment).await;
+    std::mem::forget(keep);
+}
+
+/// Where changes are noted.
+struct Notes {
+    change: Arc<Notify>,
+    urgent: Arc<Notify>,
 }
 
 struct Keep<'a>(&'a Notify);
@@ -109,7 +137,7 @@ fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     registered.map_err(std::io::Error::from)
 }
 
-async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, change: Arc<Notify>) {
+async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, notes: Notes) {
     let mut buffer = vec![0; 32 << 10];
     loop {
         let Ok(mut ready) = socket.readable().await else {
@@ -117,8 +145,9 @@ async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, change: Arc<Notify>) 
         };
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) if buffer.get(..length).is_some_and(|b| only_from(b, own)) => {}
+            Ok(length) if buffer.get(..length).is_some_and(names_our_table) => notes.urgent.notify_one(),
             // Messages that the kernel had to drop are news as well.
-            Ok(_) | Err(Errno::ENOBUFS) => change.notify_one(),
+            Ok(_) | Err(Errno::ENOBUFS) => notes.change.notify_one(),
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::EINTR) => {}
             Err(e) => {
@@ -144,6 +173,33 @@ fn only_from(mut messages: &[u8], own: u32) -> bool {
         messages = messages.get(aligned..).unwrap_or_default();
     }
     true
+}
+
+/// Whether a message of nftables is about the firewall's table: its name is the first attribute of all that are about
+/// one. Behind the netlink header there are four bytes of family and version (`nfgenmsg`).
+fn names_our_table(mut messages: &[u8]) -> bool {
+    const HEADER: usize = 16 + 4;
+    const NAME: u16 = 1;
+    while let Some(length) = messages
+        .first_chunk::<4>()
+        .map(|b| u32::from_ne_bytes(*b) as usize)
+    {
+        let message = messages.get(..length).unwrap_or_default();
+        let attribute = message
+            .get(HEADER..)
+            .and_then(|a| Some((a.first_chunk::<4>()?, a.get(4..)?)));
+        if let Some(([low, high, kind @ ..], rest)) = attribute {
+            let end = usize::from(u16::from_ne_bytes([*low, *high])).saturating_sub(4);
+            let name = rest.get(..end).and_then(|name| name.strip_suffix(&[0]));
+            if u16::from_ne_bytes(*kind) == NAME && name == Some(crate::firewall::TABLE.as_bytes()) {
+                return true;
+            }
+        }
+        messages = messages
+            .get(length.max(16).next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    false
 }
 
 /// Holds a connection to the device's socket: that it ends says that the process restarted or died, and lost its keys
@@ -182,6 +238,28 @@ mod tests {
         bytes[..4].copy_from_slice(&18u32.to_ne_bytes());
         bytes[12..16].copy_from_slice(&port.to_ne_bytes());
         bytes
+    }
+
+    #[test]
+    fn messages_about_our_table_are_told_from_others() {
+        let about = |table: &str| {
+            let mut bytes = message(9);
+            let length = u16::try_from(4 + table.len() + 1).unwrap();
+            bytes.extend(length.to_ne_bytes());
+            bytes.extend(1u16.to_ne_bytes());
+            bytes.extend(table.bytes());
+            bytes.resize((bytes.len() + 1).next_multiple_of(4), 0);
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            bytes
+        };
+        assert!(names_our_table(&about("meshd")));
+        assert!(names_our_table(&[about("kube-proxy"), about("meshd")].concat()));
+        assert!(!names_our_table(&about("meshd2")));
+        assert!(!names_our_table(&about("filter")));
+        assert!(!names_our_table(&message(9)));
+        assert!(!names_our_table(&[0; 64]));
+        assert!(!names_our_table(&[1, 2]));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) async fn observe(nft: &Connection<Nftables>) -> Result<(Option<Firewa
         return Ok((None, PodEntries::default()));
     }
     let entries = Guards { nft }.all().await.unwrap_or_default();
-    if !has_shape(nft).await? {
+    if !has_shape(nft, 0).await? {
         return Ok((None, entries));
     }
     let rules = nft.list_rules(TABLE, FAMILY).await;
@@ -36,8 +36,9 @@ pub(crate) async fn observe(nft: &Connection<Nftables>) -> Result<(Option<Firewa
     Ok((ours.then_some(read), entries))
 }
 
-/// Whether the table is there with sets and chains as meshd makes them, whatever the rules are.
-pub(super) async fn has_shape(nft: &Connection<Nftables>) -> Result<bool> {
+/// Whether the table is there with these flags at least, and with sets and chains as meshd makes them, whatever the
+/// rules are.
+pub(super) async fn has_shape(nft: &Connection<Nftables>, flags: u32) -> Result<bool> {
     let tables = nft
         .list_tables_in(FAMILY)
         .await
@@ -45,7 +46,9 @@ pub(super) async fn has_shape(nft: &Connection<Nftables>) -> Result<bool> {
     let Some(table) = tables.iter().find(|t| t.name == TABLE) else {
         return Ok(false);
     };
-    let is_ours = table.comment.as_deref() == Some(spec::COMMENT) && table.flags & DORMANT == 0;
+    let is_ours = table.comment.as_deref() == Some(spec::COMMENT)
+        && table.flags & DORMANT == 0
+        && table.flags & flags == flags;
     Ok(is_ours && sets_are_ours(nft).await? && chains_are_ours(nft).await?)
 }
 

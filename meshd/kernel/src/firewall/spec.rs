@@ -64,7 +64,7 @@ use nlink::netlink::nftables::{
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Name of the table.
-pub(super) const TABLE: &str = "meshd";
+pub(crate) const TABLE: &str = "meshd";
 pub(super) const FAMILY: Family = Family::Inet;
 /// The table's comment. The number rises when sets or chains change: then the table is made anew.
 pub(super) const COMMENT: &str = "meshd 2";

@@ -6,12 +6,12 @@ pub mod icmp;
 
 use meshd_core::{ActionId, Failure, KernelAction, KernelEvent, KernelOp, Resource};
 use meshd_kernel::{DeviceChoice, DriverConfig, KernelDriver, KeySource};
-use meshd_model::kernel::{Firewall, KernelState, Mark, Outside, PodLink};
+use meshd_model::kernel::{Firewall, KernelState, Mark, Outside, PodLink, Route, RouteTarget};
 use meshd_model::{AttachmentId, KeyHandle};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nlink::Connection;
 use nlink::netlink::link::VethLink;
-use nlink::{Connection, Route};
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -26,12 +26,21 @@ pub const BRIEFLY: Duration = Duration::from_millis(200);
 
 /// Runs `test` as a node, or says why it cannot.
 pub fn node<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Node) -> F + Send + 'static) {
+    node_that_holds(false, name, test);
+}
+
+/// The same; with `hold` no other hand can change the firewall's table while the driver runs.
+pub fn node_that_holds<F: Future<Output = ()>>(
+    hold: bool,
+    name: &str,
+    test: impl FnOnce(Node) -> F + Send + 'static,
+) {
     let name = name.to_owned();
     let body = move || match isolate() {
         Ok(()) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let node = Node::start().await;
+                let node = Node::start(hold).await;
                 tokio::time::timeout(Duration::from_secs(60), test(node))
                     .await
                     .expect("the test takes less than a minute");
@@ -69,7 +78,7 @@ impl KeySource for Keys {
 /// A node: the driver in the test's namespace, and a folder for files.
 pub struct Node {
     pub driver: KernelDriver,
-    pub conn: Connection<Route>,
+    pub conn: Connection<nlink::Route>,
     pub dir: tempfile::TempDir,
     generation: AtomicUsize,
 }
@@ -77,13 +86,14 @@ pub struct Node {
 pub const DEVICE: &str = "wg0";
 
 impl Node {
-    async fn start() -> Self {
+    async fn start(hold_table: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let conn = Connection::<Route>::new().unwrap();
+        let conn = Connection::<nlink::Route>::new().unwrap();
         conn.set_link_up("lo").await.unwrap();
         let config = DriverConfig {
             choice: DeviceChoice::Auto,
             uapi_dir: dir.path().to_owned(),
+            hold_table,
             ..DriverConfig::new(DEVICE)
         };
         Self {
@@ -115,7 +125,14 @@ impl Node {
     }
 
     pub async fn observe(&mut self) -> KernelState {
-        // What came unasked before is older.
+        // What came unasked before is older: also what was being looked at while this is asked.
+        let nothing = Route {
+            dst: "192.0.2.255/32".parse().unwrap(),
+            table: 9999,
+            metric: 1,
+            target: RouteTarget::Unreachable,
+        };
+        self.apply(KernelOp::RemoveRoute(nothing)).await;
         while self.driver.events.try_recv().is_ok() {}
         self.send(KernelOp::Observe).await;
         match self.event().await {
@@ -178,7 +195,7 @@ impl Node {
     }
 }
 
-pub async fn add_addresses(conn: &Connection<Route>, ifname: &str, addresses: &[&str]) {
+pub async fn add_addresses(conn: &Connection<nlink::Route>, ifname: &str, addresses: &[&str]) {
     let link = conn.get_link_by_name(ifname).await.unwrap().expect(ifname);
     for address in addresses {
         let net: ipnetwork::IpNetwork = address.parse().unwrap();
@@ -291,12 +308,12 @@ impl Sandbox {
     /// Runs `work` inside with a netlink socket.
     pub fn netlink<T: Send + 'static, F: Future<Output = T>>(
         &self,
-        work: impl FnOnce(Connection<Route>) -> F + Send + 'static,
+        work: impl FnOnce(Connection<nlink::Route>) -> F + Send + 'static,
     ) -> T {
         self.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let conn = Connection::<Route>::new().unwrap();
+                let conn = Connection::<nlink::Route>::new().unwrap();
                 work(conn).await
             })
         })
