@@ -5,7 +5,7 @@ use crate::programs;
 use crate::sandboxed::with_folder;
 use libtest_mimic::Trial;
 use meshd_lab::scenario::{self, Order};
-use meshd_scenario::{Report, Scenario};
+use meshd_scenario::{Proof, Report, Scenario};
 use meshd_sim::Config;
 
 /// Runs on every arm.
@@ -50,8 +50,17 @@ pub(crate) fn on_netns(scenario: &str) -> Result<(), Trouble> {
     with_folder(|folder| {
         let report = scenario::run(&order, folder, &mut drop)?;
         judge(&report)?;
+        print_outages(&report);
         table_is_true(&report)
     })
+}
+
+/// What there is to measure on a real kernel besides that it holds.
+fn print_outages(report: &Report) {
+    let measured = |p: &&Proof| matches!(p.step.as_str(), "restart-device" | "change-addresses");
+    for proof in report.proofs.iter().filter(measured) {
+        println!("{}: {:?}", proof.step, proof.numbers);
+    }
 }
 
 /// Runs it in the simulator.
