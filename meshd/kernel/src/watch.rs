@@ -216,7 +216,8 @@ async fn watch_device(client: UapiClient, change: Arc<Notify>) {
             }
         };
         let ended = client.until_gone(is_there).await.is_ok();
-        was_away = !ended;
+        // Also after an end: the look that follows it may come before the next process does.
+        was_away = true;
         if ended {
             change.notify_one();
         }
