@@ -36,6 +36,15 @@ struct Options {
     /// Kubeconfig; without one, the pod's service account.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Where the API server is, with the service account's credentials: https://HOST:PORT or HOST:PORT.
+    #[arg(long, global = true, value_name = "URL", env = "MESHD_API_SERVER")]
+    api_server: Option<String>,
+    /// Kubeconfig whose server and authority are used with the service account's credentials, as the kubelet's own.
+    #[arg(long, global = true, value_name = "FILE", env = "MESHD_API_SERVER_FROM")]
+    api_server_from: Option<PathBuf>,
+    /// Folder of the service account [default: /var/run/secrets/kubernetes.io/serviceaccount].
+    #[arg(long, global = true, value_name = "DIR")]
+    service_account_dir: Option<PathBuf>,
     /// Folder of the node's key, the leases and the recording [default: /var/lib/meshd].
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -112,6 +121,9 @@ impl Options {
         let overrides = Overrides {
             node_name: self.node_name,
             kubeconfig: self.kubeconfig,
+            api_server: self.api_server,
+            api_server_from: self.api_server_from,
+            service_account_dir: self.service_account_dir,
             state_dir: self.state_dir,
             socket: self.socket,
             wireguard: self.wireguard,

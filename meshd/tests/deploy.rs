@@ -207,9 +207,12 @@ fn the_daemons_arguments_and_configuration_are_ones_that_it_takes() {
 }
 
 /// Keys that are the chart's to set: paths of its mounts, and what differs from node to node.
-const OF_THE_CHART: [&str; 9] = [
+const OF_THE_CHART: [&str; 12] = [
     "node_name",
     "kubeconfig",
+    "api_server",
+    "api_server_from",
+    "service_account_dir",
     "state_dir",
     "socket",
     "wireguard.socket_dir",

@@ -12,14 +12,17 @@
 //! which is listed again after every failure of any watch. A new client, which a node needs that has lost the address of
 //! its connections, makes every watch begin with a list.
 
+mod access;
 mod backoff;
 mod client;
 mod clients;
 mod driver;
 mod link;
+mod pace;
 mod publish;
 pub mod removal;
 mod watch;
 
-pub use client::{Access, ClientError, connect};
+pub use access::{Access, SERVICE_ACCOUNT, Server};
+pub use client::{ClientError, connect};
 pub use driver::{run, run_with};

@@ -1,8 +1,11 @@
-//! The admission policies of the chart on a real kube-apiserver: who may write what of a Node.
+//! Identity on a real kube-apiserver: whom it takes the daemon for, and under the admission policies of the chart, who
+//! may write what of a Node.
 //!
 //! Needs `etcd` and `kube-apiserver`, in the folder that `MESHD_KUBERNETES_BIN` names or in `PATH`. Without them its
 //! trials are skipped by name, or fail where `MESHD_REQUIRE_ARMS` names `kubernetes`.
 
+#[path = "policy/access.rs"]
+mod access;
 #[path = "policy/chart.rs"]
 mod chart;
 #[path = "policy/cluster.rs"]
@@ -22,18 +25,21 @@ use std::sync::{Mutex, PoisonError};
 type Body = fn(Cluster) -> Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! bodies {
-    ($($name:ident),+ $(,)?) => { [$((stringify!($name), |cluster| Box::pin(trials::$name(cluster)))),+] };
+    ($($module:ident::$name:ident),+ $(,)?) => { [$((stringify!($name), |cluster| Box::pin($module::$name(cluster)))),+] };
 }
 
-const TRIALS: [(&str, Body); 8] = bodies![
-    without_the_policies_anyone_with_the_right_writes_anything,
-    only_the_node_writes_its_annotations,
-    no_node_is_created_with_annotations,
-    what_is_claimed_is_what_the_node_has,
-    what_others_write_is_not_in_the_way,
-    the_account_changes_nothing_else,
-    the_account_clears_the_network_condition_and_nothing_beside_it,
-    the_daemon_publishes_under_the_policies,
+const TRIALS: [(&str, Body); 11] = bodies![
+    trials::without_the_policies_anyone_with_the_right_writes_anything,
+    trials::only_the_node_writes_its_annotations,
+    trials::no_node_is_created_with_annotations,
+    trials::what_is_claimed_is_what_the_node_has,
+    trials::what_others_write_is_not_in_the_way,
+    trials::the_account_changes_nothing_else,
+    trials::the_account_clears_the_network_condition_and_nothing_beside_it,
+    trials::the_daemon_publishes_under_the_policies,
+    access::the_servers_address_comes_from_the_kubelets_file_and_the_rights_from_the_token,
+    access::the_servers_address_may_be_given,
+    access::a_certificate_that_is_replaced_counts_at_once,
 ];
 
 /// Started by the first trial that needs it; one trial at a time has it.

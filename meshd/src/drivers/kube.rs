@@ -3,7 +3,7 @@
 use super::Port;
 use crate::settings::Settings;
 use meshd_core::{KubeAction, KubeEvent};
-use meshd_kube::{Access, ClientError};
+use meshd_kube::{Access, ClientError, Server};
 use meshd_model::NodeName;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
@@ -12,15 +12,6 @@ use tokio::sync::{Notify, mpsc, watch};
 const EVENTS: usize = 1024;
 /// Actions that may wait for the API server: there is one resource to write.
 const ACTIONS: usize = 16;
-
-/// How the API server is reached.
-#[must_use]
-pub fn access(settings: &Settings) -> Access {
-    match &settings.kubeconfig {
-        Some(path) => Access::Kubeconfig(path.clone()),
-        None => Access::InCluster,
-    }
-}
 
 /// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
 /// Each time it is notified through `moved`, it connects anew: the node has lost an address.
@@ -48,4 +39,21 @@ pub async fn start_kube(
         }
     });
     Ok(Port::new("kube", events, actions))
+}
+
+/// How the API server is reached; the settings have been validated.
+#[must_use]
+pub fn access(settings: &Settings) -> Access {
+    if let Some(path) = &settings.kubeconfig {
+        return Access::Kubeconfig(path.clone());
+    }
+    let server = match (&settings.api_server, &settings.api_server_from) {
+        (Some(server), _) => Server::At(server.clone()),
+        (None, Some(path)) => Server::Of(path.clone()),
+        (None, None) => Server::Environment,
+    };
+    Access::ServiceAccount {
+        folder: settings.service_account_dir.clone(),
+        server,
+    }
 }

@@ -54,6 +54,12 @@ pub struct Overrides {
     pub node_name: Option<String>,
     /// `--kubeconfig`
     pub kubeconfig: Option<PathBuf>,
+    /// `--api-server`
+    pub api_server: Option<String>,
+    /// `--api-server-from`
+    pub api_server_from: Option<PathBuf>,
+    /// `--service-account-dir`
+    pub service_account_dir: Option<PathBuf>,
     /// `--state-dir`
     pub state_dir: Option<PathBuf>,
     /// `--socket`
@@ -152,6 +158,11 @@ impl Overrides {
             settings.node_name = self.node_name;
         }
         optional(&mut settings.kubeconfig, self.kubeconfig);
+        if self.api_server.is_some() {
+            settings.api_server = self.api_server;
+        }
+        optional(&mut settings.api_server_from, self.api_server_from);
+        always(&mut settings.service_account_dir, self.service_account_dir);
         always(&mut settings.state_dir, self.state_dir);
         always(&mut settings.socket, self.socket);
         always(&mut settings.wireguard.socket_dir, self.wireguard_socket_dir);

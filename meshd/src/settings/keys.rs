@@ -18,7 +18,19 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "kubeconfig",
-        doc: "Path of a kubeconfig. Default: the pod's service account.",
+        doc: "Path of a kubeconfig, with the server and the credentials. Default: the pod's service account.",
+    },
+    Key {
+        path: "api_server",
+        doc: "Where the API server is, https://HOST:PORT or HOST:PORT, while the credentials are the service account's. For nodes on which the service address leads nowhere yet, as without kube-proxy. Default: the variables KUBERNETES_SERVICE_HOST and _PORT.",
+    },
+    Key {
+        path: "api_server_from",
+        doc: "Path of a kubeconfig whose server and certificate authority are used instead, as the kubelet's own; its credentials are not. Default: none.",
+    },
+    Key {
+        path: "service_account_dir",
+        doc: "Folder with the service account's token and ca.crt. Default: /var/run/secrets/kubernetes.io/serviceaccount.",
     },
     Key {
         path: "state_dir",
@@ -35,6 +47,18 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "service_cidrs",
         doc: "The cluster's service CIDRs: no peer may claim any part of them. Default: none.",
+    },
+    Key {
+        path: "node_cidr_mask_size_ipv4",
+        doc: "Length of the shortest prefix that a node's IPv4 pod CIDR has (kube-controller-manager's option of this name), 8 to 32: no peer may claim a wider one. Default: that of this node's own.",
+    },
+    Key {
+        path: "node_cidr_mask_size_ipv6",
+        doc: "The same for IPv6, 8 to 128. Default: that of this node's own.",
+    },
+    Key {
+        path: "node_cidrs",
+        doc: "Where the nodes' own addresses are: no node may claim others as its own. Endpoints may lie elsewhere. Default: anywhere.",
     },
     Key {
         path: "resync_seconds",

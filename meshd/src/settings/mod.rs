@@ -35,6 +35,12 @@ pub struct Settings {
     pub node_name: Option<String>,
     /// Path of a kubeconfig; the pod's service account where none is given.
     pub kubeconfig: Option<PathBuf>,
+    /// Where the API server is, for the service account.
+    pub api_server: Option<String>,
+    /// Path of a kubeconfig whose server and authority are used with the service account.
+    pub api_server_from: Option<PathBuf>,
+    /// Folder of the service account.
+    pub service_account_dir: PathBuf,
     /// Folder of the key, the leases and the recording.
     pub state_dir: PathBuf,
     /// Path of the local socket.
@@ -43,6 +49,12 @@ pub struct Settings {
     pub cluster_pod_cidrs: Vec<IpNetwork>,
     /// The cluster's service CIDRs.
     pub service_cidrs: Vec<IpNetwork>,
+    /// Shortest prefix of a node's IPv4 pod CIDR.
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    /// The same for IPv6.
+    pub node_cidr_mask_size_ipv6: Option<u8>,
+    /// Where the nodes' own addresses are.
+    pub node_cidrs: Vec<IpNetwork>,
     /// Seconds between two observations of the kernel.
     pub resync_seconds: u64,
     /// The tunnel.
@@ -64,10 +76,16 @@ impl Default for Settings {
         Self {
             node_name: None,
             kubeconfig: None,
+            api_server: None,
+            api_server_from: None,
+            service_account_dir: meshd_kube::SERVICE_ACCOUNT.into(),
             state_dir: DEFAULT_STATE_DIR.into(),
             socket: meshd_model::cni::SOCKET.into(),
             cluster_pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            node_cidr_mask_size_ipv4: None,
+            node_cidr_mask_size_ipv6: None,
+            node_cidrs: Vec::new(),
             resync_seconds: 60,
             wireguard: Wireguard::default(),
             pods: Pods::default(),

@@ -182,3 +182,52 @@ fn what_is_printed_reads_back_the_same_and_documents_every_key() {
     known.sort();
     assert_eq!(paths, known);
 }
+
+#[test]
+fn the_api_server_is_said_once_and_well() {
+    for good in [
+        "api_server = 'https://10.0.0.1:6443'",
+        "api_server = 'api.example.org:6443'",
+        "api_server = '[fd00::1]:6443'",
+        "api_server_from = '/etc/kubernetes/kubelet.conf'",
+    ] {
+        assert_eq!(problems(&format!("{good}\n{MINIMAL}")), [""; 0], "{good}");
+    }
+    for (bad, said) in [
+        (
+            "api_server = '10.0.0.1'",
+            "must be https://HOST:PORT or HOST:PORT",
+        ),
+        (
+            "api_server = 'https://:6443'",
+            "must be https://HOST:PORT or HOST:PORT",
+        ),
+        ("api_server = 'a:99999'", "must be https://HOST:PORT or HOST:PORT"),
+        ("service_account_dir = 'sa'", "must be an absolute path"),
+        (
+            "kubeconfig = '/k'\napi_server = 'a:1'",
+            "kubeconfig and api_server each say where the API server is",
+        ),
+        (
+            "api_server = 'a:1'\napi_server_from = '/k'",
+            "api_server and api_server_from each say where the API server is",
+        ),
+    ] {
+        let found = problems(&format!("{bad}\n{MINIMAL}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{bad}: {found:?}");
+    }
+}
+
+#[test]
+fn what_peers_may_claim_is_bounded() {
+    let good = "node_cidr_mask_size_ipv4 = 24\nnode_cidr_mask_size_ipv6 = 64\nnode_cidrs = ['10.0.0.0/8']";
+    assert_eq!(problems(&format!("{good}\n{MINIMAL}")), [""; 0]);
+    for bad in [
+        "node_cidr_mask_size_ipv4 = 33",
+        "node_cidr_mask_size_ipv4 = 7",
+        "node_cidr_mask_size_ipv6 = 129",
+        "node_cidrs = ['10.0.0.1/8']",
+    ] {
+        assert_eq!(problems(&format!("{bad}\n{MINIMAL}")).len(), 1, "{bad}");
+    }
+}

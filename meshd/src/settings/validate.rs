@@ -38,6 +38,7 @@ impl Settings {
     pub fn validate(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         self.check_node(&mut problems);
+        self.check_api_server(&mut problems);
         self.check_prefixes(&mut problems);
         self.wireguard.check(&mut problems);
         self.check_numbers(&mut problems);
@@ -90,6 +91,35 @@ impl Settings {
         });
     }
 
+    /// The server is said once, or there would be a choice that nobody sees.
+    fn check_api_server(&self, problems: &mut Problems) {
+        let given = [
+            ("kubeconfig", self.kubeconfig.is_some()),
+            ("api_server", self.api_server.is_some()),
+            ("api_server_from", self.api_server_from.is_some()),
+        ];
+        let given: Vec<_> = given.iter().filter(|(_, is)| *is).map(|(key, _)| *key).collect();
+        problems.check(given.len() <= 1, || {
+            format!(
+                "{} each say where the API server is: give one",
+                given.join(" and ")
+            )
+        });
+        problems.check(self.service_account_dir.is_absolute(), || {
+            format!(
+                "service_account_dir {} must be an absolute path",
+                self.service_account_dir.display()
+            )
+        });
+        let Some(server) = &self.api_server else { return };
+        let authority = server.strip_prefix("https://").unwrap_or(server);
+        let port = authority.trim_end_matches('/').rsplit_once(':');
+        problems.check(
+            port.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0)),
+            || format!("api_server {server:?} must be https://HOST:PORT or HOST:PORT, an IPv6 address in brackets"),
+        );
+    }
+
     fn check_prefixes(&self, problems: &mut Problems) {
         problems.check(!self.cluster_pod_cidrs.is_empty(), || {
             "cluster_pod_cidrs is mandatory: name all pod CIDRs of the cluster (kube-controller-manager's \
@@ -100,7 +130,17 @@ impl Settings {
             ("cluster_pod_cidrs", &self.cluster_pod_cidrs),
             ("service_cidrs", &self.service_cidrs),
             ("outside.except", &self.outside.except),
+            ("node_cidrs", &self.node_cidrs),
         ];
+        let sizes = [
+            ("node_cidr_mask_size_ipv4", self.node_cidr_mask_size_ipv4, 32),
+            ("node_cidr_mask_size_ipv6", self.node_cidr_mask_size_ipv6, 128),
+        ];
+        for (key, size, most) in sizes {
+            problems.check(size.is_none_or(|size| (8..=most).contains(&size)), || {
+                format!("{key} is {}; it must be 8 to {most}", size.unwrap_or_default())
+            });
+        }
         for (key, list) in lists {
             problems.check(list.len() <= PREFIXES_MAX, || {
                 format!(

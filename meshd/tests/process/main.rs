@@ -1,6 +1,21 @@
 //! The daemon as a process, in a network namespace of its own, against the real kernel and the embedded API server.
 //! It has no tunnel device here: the whole of a node is for the scenarios of `tests/arms`.
 
+mod before_the_network;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the tests of the admission policy"
+)]
+#[path = "../../kube/tests/policy/chart.rs"]
+mod chart;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared with the tests of the admission policy"
+)]
+#[path = "../../kube/tests/policy/cluster.rs"]
+mod cluster;
 mod node;
 
 use meshd_apiserver::{ApiServer, Config, Time};

@@ -17,6 +17,15 @@ use std::time::{Duration, Instant};
 
 /// Runs `test` in namespaces of its own, or says why it cannot.
 pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + Send + 'static) {
+    isolated_for(Duration::from_secs(60), name, test);
+}
+
+/// The same for a test that may take longer than a minute.
+pub fn isolated_for<F: Future<Output = ()>>(
+    most: Duration,
+    name: &str,
+    test: impl FnOnce() -> F + Send + 'static,
+) {
     let name = name.to_owned();
     let body = move || match isolate() {
         Ok(()) => {
@@ -26,8 +35,8 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + S
                 .unwrap();
             runtime.block_on(async {
                 underlay().await;
-                let test = tokio::time::timeout(Duration::from_secs(60), test());
-                test.await.expect("the test takes less than a minute");
+                let test = tokio::time::timeout(most, test());
+                test.await.expect("the test takes no longer than it may");
             });
         }
         Err(error) => {
@@ -59,6 +68,19 @@ async fn underlay() {
     conn.add_address(address).await.unwrap();
 }
 
+/// A kubeconfig of nobody for this server, in place of what is there, by a rename.
+pub fn kubeconfig(path: &Path, api_server: &str) {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: \"{api_server}\"}}}}]\n\
+         users: [{{name: u, user: {{}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
+    );
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
 /// The daemon of one node: its files, and its process while it runs.
 pub struct Daemon {
     folder: tempfile::TempDir,
@@ -68,19 +90,19 @@ pub struct Daemon {
 impl Daemon {
     pub fn new(api_server: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kubeconfig");
+        kubeconfig(&file, api_server);
+        let access = format!("kubeconfig = '{}'", file.display());
+        Self::with_access(folder, "n1", &access)
+    }
+
+    /// In this folder, with these lines of configuration that say where the API server is.
+    pub fn with_access(folder: tempfile::TempDir, node: &str, access: &str) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let kubeconfig = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: c, cluster: {{server: \"{api_server}\"}}}}]\n\
-             users: [{{name: u, user: {{}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
-        );
-        std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
         let config = format!(
-            "node_name = 'n1'\nkubeconfig = '{}'\nstate_dir = '{}'\nsocket = '{}'\n\
+            "node_name = '{node}'\n{access}\nstate_dir = '{}'\nsocket = '{}'\n\
              cluster_pod_cidrs = ['10.244.0.0/16']\nservice_cidrs = ['10.96.0.0/12']\n\
              [wireguard]\nmode = 'userspace'\nsocket_dir = '{}'\n",
-            path("kubeconfig"),
             path("state"),
             path("meshd.sock"),
             path("wireguard"),

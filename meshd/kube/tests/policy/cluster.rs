@@ -227,11 +227,10 @@ impl Cluster {
 
     pub(crate) async fn client(&self, user: &Value) -> Client {
         let file = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
+        let (_, file) = file.keep().unwrap();
         let address = self.control_plane.address();
-        std::fs::write(file.path(), self.control_plane.kubeconfig_with(user, address)).unwrap();
-        connect(&Access::Kubeconfig(file.path().to_owned()))
-            .await
-            .unwrap()
+        std::fs::write(&file, self.control_plane.kubeconfig_with(user, address)).unwrap();
+        connect(&Access::Kubeconfig(file)).await.unwrap()
     }
 }
 
