@@ -30,6 +30,8 @@ struct Drivers {
 fn config() -> Config {
     Config {
         service_cidrs: Vec::new(),
+        node_mask_sizes: std::collections::BTreeMap::new(),
+        node_cidrs: Vec::new(),
         resync: Duration::from_millis(100),
         outside: Outside::default(),
         allow_unnamed_pods: true,
@@ -213,7 +215,9 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
     });
     let kube = kube_events.clone();
     tokio::spawn(async move {
-        while let Some(KubeAction::Publish { id, .. }) = kube_actions.recv().await {
+        while let Some(KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) =
+            kube_actions.recv().await
+        {
             kube.send(KubeEvent::Applied(id)).await.unwrap();
         }
     });

@@ -27,6 +27,8 @@ fn child() {
         },
         cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: Vec::new(),
+        node_mask_sizes: std::collections::BTreeMap::new(),
+        node_cidrs: Vec::new(),
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,

@@ -142,15 +142,21 @@ impl Sim {
     }
 
     pub(crate) fn kube_action(&mut self, node: usize, action: KubeAction) {
-        let KubeAction::Publish { id, uid, annotations } = action;
         let name = &self.nodes[node].name;
-        let body = meshd_translate::publish_body(name, &uid, &annotations);
-        let request = Request::apply(
-            format!("/api/v1/nodes/{name}"),
-            &body,
-            meshd_translate::FIELD_MANAGER,
-            true,
-        );
+        let (id, request) = match action {
+            KubeAction::Publish { id, uid, annotations } => {
+                let body = meshd_translate::publish_body(name, &uid, &annotations);
+                let manager = meshd_translate::FIELD_MANAGER;
+                let path = format!("/api/v1/nodes/{name}");
+                (id, Request::apply(path, &body, manager, true))
+            }
+            KubeAction::ClearNetworkUnavailable { id, uid, at } => {
+                let body = meshd_translate::network_body(&uid, at);
+                let path = format!("/api/v1/nodes/{name}/status");
+                let patch = Request::strategic_patch(path, &body);
+                (id, patch.with("fieldManager", meshd_translate::CONDITION_MANAGER))
+            }
+        };
         let epoch = self.nodes[node].epoch;
         self.push_api(What::Request {
             node,
@@ -221,13 +227,13 @@ impl Sim {
             Answer::Response(response) => {
                 let body = response.body.to_value();
                 format!(
-                    "publishing: status {}: {}",
+                    "writing the Node: status {}: {}",
                     response.status,
                     body["message"].as_str().unwrap_or_default()
                 )
             }
             _ => {
-                let message = "publishing: connection refused".to_owned();
+                let message = "writing the Node: connection refused".to_owned();
                 self.agent_event(
                     node,
                     Event::Kube(KubeEvent::Unreachable {

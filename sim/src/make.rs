@@ -74,6 +74,8 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
         },
         cluster_pod_cidrs: config.of_families(config::pod_cidrs()),
         service_cidrs: config.of_families(config::service_cidrs()),
+        node_mask_sizes: std::collections::BTreeMap::new(),
+        node_cidrs: Vec::new(),
         device: DEVICE.to_owned(),
         listen_port: WIREGUARD_PORT,
         endpoints: Endpoints::InternalIp,

@@ -329,3 +329,34 @@ fn a_kernel_that_lies_about_its_firewall_is_caught() {
     assert!(added.is_err(), "{added:?}");
     assert!(caught || !arm.sim().is_ready(0));
 }
+
+#[test]
+fn a_cloud_that_says_the_network_is_unavailable_is_answered_once_it_is_there() {
+    let mut sim = Sim::new(Config::new(2, 1));
+    let conditions = json!([
+        {"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"},
+        {"type": "Ready", "status": "True", "reason": "KubeletReady"},
+    ]);
+    let status = json!({"status": {"conditions": conditions}});
+    let path = "/api/v1/nodes/node-1/status";
+    sim.admin(Request::merge_patch(path, &status)).unwrap();
+    let mut arm = SimArm::of(sim);
+    for node in 0..2 {
+        arm.sim_mut().start_agent(node);
+    }
+    all_ready(&mut arm);
+    arm.wait(s(5));
+    let node = arm.sim_mut().admin(Request::get("/api/v1/nodes/node-1")).unwrap();
+    let after = &node["status"]["conditions"];
+    assert_eq!(
+        (&after[0]["status"], &after[0]["reason"], &after[1]),
+        (&json!("False"), &json!("MeshdIsUp"), &conditions[1]),
+        "{after:#}"
+    );
+    let other = arm.sim_mut().admin(Request::get("/api/v1/nodes/node-2")).unwrap();
+    assert_eq!(
+        other["status"].get("conditions"),
+        None,
+        "where it was not, it is not made"
+    );
+}

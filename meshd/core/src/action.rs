@@ -5,7 +5,7 @@ use crate::event::RequestId;
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Added, CniError};
 use meshd_model::kernel::{Device, Firewall, Peer, PodLink, Route, Rule};
-use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PublicKey};
+use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PublicKey, Wall};
 use serde::{Deserialize, Serialize};
 
 /// One output.
@@ -47,6 +47,8 @@ pub enum Resource {
     Attachment(AttachmentId),
     /// The own Node's annotations.
     Annotations,
+    /// The own Node's condition NetworkUnavailable.
+    NetworkCondition,
     /// The kernel as a whole: an observation.
     Kernel,
     /// The store as a whole: loading it.
@@ -73,6 +75,15 @@ pub enum KubeAction {
         uid: NodeUid,
         /// What to write.
         annotations: NodeAnnotations,
+    },
+    /// Set the own Node's condition NetworkUnavailable to False; fails if the Node's UID is another.
+    ClearNetworkUnavailable {
+        /// To answer to.
+        id: ActionId,
+        /// Which incarnation of the Node.
+        uid: NodeUid,
+        /// Since when it is so, for the condition's own stamps.
+        at: Wall,
     },
 }
 

@@ -6,6 +6,7 @@ use crate::attach::table::Attachments;
 use crate::bounds::Bounds;
 use crate::event::{KernelEvent, KubeEvent, StoreEvent};
 use crate::jitter::Jitter;
+use crate::network::NetworkCondition;
 use crate::nodes::Nodes;
 use crate::observed::Observed;
 use crate::ops::Ops;
@@ -52,6 +53,7 @@ pub struct NodeAgent {
     pub(crate) families: BTreeSet<Family>,
     pub(crate) nodes: Nodes,
     pub(crate) publisher: Publisher,
+    pub(crate) network: NetworkCondition,
     pub(crate) pods: Pods,
     pub(crate) attachments: Attachments,
     pub(crate) requests: Requests,
@@ -64,7 +66,7 @@ impl NodeAgent {
     #[must_use]
     pub fn new(config: Config, seed: u64, now: Now) -> Self {
         let mut agent = Self {
-            bounds: Bounds::new(&config.cluster_pod_cidrs, &config.service_cidrs),
+            bounds: Bounds::new(&config),
             jitter: Jitter::new(seed),
             timers: Timers::default(),
             ops: Ops::default(),
@@ -79,6 +81,7 @@ impl NodeAgent {
             families: BTreeSet::new(),
             nodes: Nodes::default(),
             publisher: Publisher::default(),
+            network: NetworkCondition::default(),
             pods: Pods::default(),
             attachments: Attachments::new(config.address_rest),
             requests: Requests::new(),

@@ -2,8 +2,10 @@
 
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::Mark;
+use meshd_model::net::Family;
 use meshd_model::{KeyHandle, NodeName, PublicKey};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -19,6 +21,11 @@ pub struct Config {
     pub cluster_pod_cidrs: Vec<IpNetwork>,
     /// The cluster's service CIDRs: no peer may claim any part of them.
     pub service_cidrs: Vec<IpNetwork>,
+    /// The shortest prefix that a peer's pod CIDR may have, for each family; that of the own Node's where none is
+    /// given.
+    pub node_mask_sizes: BTreeMap<Family, u8>,
+    /// Where the addresses of nodes are; peers may claim no others. Anywhere if it is empty.
+    pub node_cidrs: Vec<IpNetwork>,
     /// Name of the WireGuard interface.
     pub device: String,
     /// UDP port of the WireGuard interface.

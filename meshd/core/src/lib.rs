@@ -27,6 +27,7 @@ mod errno;
 pub mod event;
 mod greet;
 mod jitter;
+mod network;
 mod node;
 mod nodes;
 mod observed;

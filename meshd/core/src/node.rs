@@ -59,12 +59,12 @@ impl Node {
                 Err(refused) => node.refused.push(refused),
             }
         }
-        node.endpoints = annotations
-            .endpoints
-            .iter()
-            .copied()
-            .filter(|a| bounds.node_address(*a).is_ok())
-            .collect();
+        for endpoint in annotations.endpoints.iter().take(CLAIMS_MAX) {
+            match bounds.peer_endpoint(*endpoint) {
+                Ok(address) => node.endpoints.push(address),
+                Err(refused) => node.refused.push(refused),
+            }
+        }
         for (what, count) in [
             ("pod CIDRs", annotations.pod_cidrs.len()),
             ("addresses", annotations.node_addresses.len()),

@@ -4,7 +4,7 @@
 use crate::action::{Action, ActionId, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 use crate::event::Failure;
 use crate::jitter::Jitter;
-use meshd_model::{AttachmentId, Boot, Lease, NodeAnnotations, NodeUid};
+use meshd_model::{AttachmentId, Boot, Lease, NodeAnnotations, NodeUid, Now, Wall};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,16 +21,22 @@ pub(crate) enum Task {
         uid: NodeUid,
         annotations: NodeAnnotations,
     },
+    ClearNetworkUnavailable {
+        uid: NodeUid,
+    },
     Load,
     Put(Lease),
     Remove(AttachmentId),
 }
 
 impl Task {
-    fn into_action(self, id: ActionId) -> Action {
+    fn into_action(self, id: ActionId, at: Wall) -> Action {
         match self {
             Task::Kernel(op) => Action::Kernel(KernelAction { id, op }),
             Task::Publish { uid, annotations } => Action::Kube(KubeAction::Publish { id, uid, annotations }),
+            Task::ClearNetworkUnavailable { uid } => {
+                Action::Kube(KubeAction::ClearNetworkUnavailable { id, uid, at })
+            }
             Task::Load => Action::Store(StoreAction::Load { id }),
             Task::Put(lease) => Action::Store(StoreAction::Put { id, lease }),
             Task::Remove(attachment) => Action::Store(StoreAction::Remove { id, attachment }),
@@ -86,13 +92,13 @@ impl Ops {
     }
 
     /// The action for a task that begins now.
-    pub(crate) fn begin(&mut self, now: Boot, resource: Resource, task: Task) -> Action {
+    pub(crate) fn begin(&mut self, now: Now, resource: Resource, task: Task) -> Action {
         let generation = self.generations.entry(resource.clone()).or_default();
         *generation += 1;
         let outstanding = Outstanding {
             generation: *generation,
             task: task.clone(),
-            since: now,
+            since: now.boot,
         };
         let id = ActionId {
             resource: resource.clone(),
@@ -100,7 +106,7 @@ impl Ops {
         };
         let before = self.outstanding.insert(resource, outstanding);
         assert!(before.is_none(), "two tasks at a time on {:?}", id.resource);
-        task.into_action(id)
+        task.into_action(id, now.wall)
     }
 
     /// Takes in an outcome: the task that ended, or nothing if this id is not the one awaited.

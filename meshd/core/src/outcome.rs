@@ -32,7 +32,7 @@ impl NodeAgent {
         let Some(task) = self.ops.end(id) else { return };
         if result.is_ok() {
             self.ops.succeeded(&id.resource);
-            self.carried_out(&task);
+            self.carried_out(now, &task);
         }
         let failure = match &id.resource {
             Resource::Attachment(attachment) => self.attachment_outcome(now, attachment, &task, result),
@@ -47,7 +47,7 @@ impl NodeAgent {
         self.mark(id.resource.clone());
     }
 
-    fn carried_out(&mut self, task: &Task) {
+    fn carried_out(&mut self, now: Now, task: &Task) {
         match task {
             Task::Kernel(op) => {
                 let robbed = self.observed.apply(op);
@@ -63,6 +63,7 @@ impl NodeAgent {
                     node.published = Ok(annotations.clone());
                 }
             }
+            Task::ClearNetworkUnavailable { uid } => self.network_cleared(now.boot, uid),
             Task::Load | Task::Put(_) | Task::Remove(_) => {}
         }
     }

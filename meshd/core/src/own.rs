@@ -110,10 +110,10 @@ impl Local {
         let node_addresses: Vec<_> = internal
             .iter()
             .copied()
-            .filter(|a| bounds.node_address(*a).is_ok())
+            .filter(|a| bounds.claimable(*a).is_ok())
             .take(ENDPOINTS_MAX)
             .collect();
-        let endpoints = endpoints(&config.endpoints, &node_addresses, underlay, bounds);
+        let endpoints = endpoints(&config.endpoints, internal, underlay, bounds);
         let mut overlay = BTreeMap::new();
         for address in own.cidrs.iter().filter_map(|c| overlay_address(*c)) {
             overlay.entry(Family::of(address)).or_insert(address);

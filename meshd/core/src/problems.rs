@@ -112,6 +112,16 @@ impl NodeAgent {
                 "see managedFields of the Node for who writes meshd.dev annotations",
             ));
         }
+        let times = self.network.times(now.boot);
+        if times > 1 {
+            found.push(problem(
+                &subject,
+                format!(
+                    "another hand sets the condition NetworkUnavailable again: it was cleared {times} times"
+                ),
+                "see managedFields of the Node for who writes it: no pod is scheduled here while it is True",
+            ));
+        }
         found.extend(self.attachments.damaged().iter().map(|what| {
             problem(
                 "store",
@@ -288,7 +298,7 @@ fn subject(resource: &Resource) -> String {
         Resource::Rule(from) => format!("rule/{from}"),
         Resource::Attachment(id) if id.container_id.is_empty() => format!("interface/{}", id.ifname),
         Resource::Attachment(id) => format!("attachment/{id}"),
-        Resource::Annotations => "api-server".into(),
+        Resource::Annotations | Resource::NetworkCondition => "api-server".into(),
         Resource::Kernel => "kernel".into(),
         Resource::Store => "store".into(),
     }
@@ -304,7 +314,9 @@ fn failing(resource: &Resource, trouble: &Trouble) -> Problem {
     let remedy = match (trouble.failure.errno, resource) {
         (Some(ENOSPC), _) => "make room where meshd keeps its state; it is tried again",
         (Some(EROFS), _) => "make meshd's state folder writable; it is tried again",
-        (_, Resource::Annotations) => "see that meshd may patch its Node; it is tried again",
+        (_, Resource::Annotations | Resource::NetworkCondition) => {
+            "see that meshd may patch its Node; it is tried again"
+        }
         (_, Resource::Store) => "see meshd's state folder; it is tried again",
         _ => "see the kernel's log and meshd's rights; it is tried again",
     };

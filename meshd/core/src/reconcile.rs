@@ -92,6 +92,9 @@ impl NodeAgent {
             self.gates = gates;
             self.mark_all();
         }
+        if self.is_network_denied() {
+            self.mark(Resource::NetworkCondition);
+        }
         while let Some(resource) = self.dirty.pop_first() {
             self.reconcile(now, resource);
         }
@@ -126,7 +129,7 @@ impl NodeAgent {
         }
         self.note_begun(&task);
         self.timers.clear(&TimerKind::Retry(resource.clone()));
-        let action = self.ops.begin(now.boot, resource, task);
+        let action = self.ops.begin(now, resource, task);
         self.actions.push_back(action);
     }
 
@@ -144,6 +147,7 @@ impl NodeAgent {
             Resource::Rule(from) => self.plan_rule(*from),
             Resource::Attachment(id) => self.plan_attachment(id),
             Resource::Annotations => self.plan_annotations(now),
+            Resource::NetworkCondition => self.plan_network(now),
             Resource::Kernel if self.observe_wanted => Plan::kernel(KernelOp::Observe),
             Resource::Store if !self.attachments.is_loaded() => Plan::Do(Task::Load),
             Resource::Kernel | Resource::Store => Plan::Settled,

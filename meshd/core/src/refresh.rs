@@ -16,8 +16,7 @@ impl NodeAgent {
         let underlay = &self.observed.underlay;
         let local = Local::new(&self.config, &self.own, &self.bounds, underlay, any_v6);
         let own_addresses = self.own_addresses(&local);
-        if own_addresses != self.bounds.own {
-            self.bounds.own = own_addresses;
+        if self.bounds.set_own(own_addresses, &local.cidrs) {
             self.nodes.revalidate(&self.bounds);
             self.mark_all();
         }

@@ -1,4 +1,4 @@
-//! The writer of the own Node's annotations.
+//! The writer of the own Node: its annotations, and its condition NetworkUnavailable.
 
 use crate::client::chain;
 use crate::clients::Clients;
@@ -8,8 +8,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use meshd_core::{Failure, KubeAction, KubeEvent};
-use meshd_model::{NodeAnnotations, NodeName, NodeUid};
-use meshd_translate::{FIELD_MANAGER, publish_body};
+use meshd_model::NodeName;
+use meshd_translate::object::NETWORK_UNAVAILABLE;
+use meshd_translate::{CONDITION_MANAGER, FIELD_MANAGER, network_body, publish_body};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -24,19 +25,19 @@ pub(crate) async fn publish(
     link: &Link,
 ) -> Result<(), Closed> {
     while let Some(action) = actions.recv().await {
-        let KubeAction::Publish { id, uid, annotations } = action;
-        // Tried again with another client: to apply the same twice is to apply it once.
+        let what = what(&action, &node);
+        // Tried again with another client: to do either twice is to do it once.
         let written = loop {
             let api = Api::all(clients.current());
             tokio::select! {
-                written = write(&api, &node, &uid, &annotations) => break written,
+                written = write(&api, &node, &action) => break written,
                 () = clients.renewed() => {}
             }
         };
+        let (KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) = action;
         match written {
             Ok(()) => link.tell(KubeEvent::Applied(id)).await?,
             Err(error) => {
-                let what = format!("publish annotations on Node {node}");
                 let message = format!("{what}: {}{}", chain(&error), advice(&error));
                 if !matches!(error, WriteError::Api(kube::Error::Api(_))) {
                     link.unreachable(&what, &error).await?;
@@ -57,17 +58,41 @@ enum WriteError {
     Slow,
 }
 
+fn what(action: &KubeAction, node: &NodeName) -> String {
+    match action {
+        KubeAction::Publish { .. } => format!("publish annotations on Node {node}"),
+        KubeAction::ClearNetworkUnavailable { .. } => {
+            format!("set the condition {NETWORK_UNAVAILABLE} of Node {node} to False")
+        }
+    }
+}
+
+/// What the server makes of the Node is learned from the watch.
 async fn write(
     api: &Api<PartialObjectMeta<Node>>,
     node: &NodeName,
-    uid: &NodeUid,
-    annotations: &NodeAnnotations,
+    action: &KubeAction,
 ) -> Result<(), WriteError> {
-    let body = publish_body(node, uid, annotations);
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(&body);
-    let written = tokio::time::timeout(PATCH_TIMEOUT, api.patch(&node.0, &params, &patch)).await;
-    written.map_err(|_| WriteError::Slow)?.map_err(WriteError::Api)?;
+    match action {
+        KubeAction::Publish { uid, annotations, .. } => {
+            let body = publish_body(node, uid, annotations);
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            sent(api.patch(&node.0, &params, &Patch::Apply(&body))).await
+        }
+        KubeAction::ClearNetworkUnavailable { uid, at, .. } => {
+            let body = network_body(uid, *at);
+            let params = PatchParams {
+                field_manager: Some(CONDITION_MANAGER.into()),
+                ..PatchParams::default()
+            };
+            sent(api.patch_status(&node.0, &params, &Patch::Strategic(&body))).await
+        }
+    }
+}
+
+async fn sent<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), WriteError> {
+    let answered = tokio::time::timeout(PATCH_TIMEOUT, request).await;
+    answered.map_err(|_| WriteError::Slow)?.map_err(WriteError::Api)?;
     Ok(())
 }
 

@@ -32,7 +32,7 @@ macro_rules! bodies {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
 }
 
-const BODIES: [(&str, Body); 10] = bodies![
+const BODIES: [(&str, Body); 11] = bodies![
     everything_there_is_is_listed_and_then_followed,
     two_nodes_learn_of_each_other,
     fields_of_others_are_left_alone,
@@ -43,6 +43,7 @@ const BODIES: [(&str, Body); 10] = bodies![
     a_server_that_is_away_from_the_start_is_waited_for,
     a_forgotten_history_is_listed_again,
     the_own_node_may_come_later,
+    the_network_condition_is_cleared_and_no_other,
 ];
 
 /// Bodies that need both servers.

@@ -113,6 +113,8 @@ pub struct OwnNode {
     pub pod_cidrs: Vec<IpNetwork>,
     /// `status.addresses` of type InternalIP, in order.
     pub internal_ips: Vec<IpAddr>,
+    /// Whether `status.conditions` has NetworkUnavailable, and not as False.
+    pub network_unavailable: bool,
     /// What is published of us now.
     pub published: Result<NodeAnnotations, AnnotationProblem>,
 }

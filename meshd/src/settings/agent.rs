@@ -4,6 +4,7 @@ use super::Settings;
 use super::value::EndpointChoice;
 use meshd_core::{Config, Endpoints, Identity, Outside};
 use meshd_model::NodeName;
+use meshd_model::net::Family;
 use std::time::Duration;
 
 impl Settings {
@@ -16,6 +17,14 @@ impl Settings {
             identity,
             cluster_pod_cidrs: self.cluster_pod_cidrs.clone(),
             service_cidrs: self.service_cidrs.clone(),
+            node_mask_sizes: [
+                (Family::V4, self.node_cidr_mask_size_ipv4),
+                (Family::V6, self.node_cidr_mask_size_ipv6),
+            ]
+            .into_iter()
+            .filter_map(|(family, size)| Some((family, size?)))
+            .collect(),
+            node_cidrs: self.node_cidrs.clone(),
             device: wireguard.interface.clone(),
             listen_port: wireguard.listen_port,
             keepalive: Some(self.wireguard.keepalive_seconds).filter(|seconds| *seconds != 0),

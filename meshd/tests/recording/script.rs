@@ -37,6 +37,8 @@ pub fn config(public_key: PublicKey) -> Config {
         },
         cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        node_mask_sizes: std::collections::BTreeMap::new(),
+        node_cidrs: Vec::new(),
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,
@@ -107,6 +109,7 @@ pub fn own_node() -> OwnNode {
         created: 0,
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
         internal_ips: vec!["192.0.2.100".parse().unwrap()],
+        network_unavailable: false,
         published: Err(AnnotationProblem::Absent),
     }
 }
@@ -213,7 +216,9 @@ impl Script {
                 carry_out(&mut self.kernel, op);
                 Some(Event::Kernel(KernelEvent::Applied(id)))
             }
-            Action::Kube(KubeAction::Publish { id, .. }) => Some(Event::Kube(KubeEvent::Applied(id))),
+            Action::Kube(KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) => {
+                Some(Event::Kube(KubeEvent::Applied(id)))
+            }
             Action::Store(StoreAction::Load { .. }) => Some(Event::Store(StoreEvent::Loaded {
                 leases: Vec::new(),
                 damaged: Vec::new(),

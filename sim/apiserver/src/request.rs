@@ -108,6 +108,14 @@ impl Request {
         request
     }
 
+    /// PATCH by strategic merge patch.
+    #[must_use]
+    pub fn strategic_patch(path: impl Into<String>, patch: &Value) -> Self {
+        let mut request = Self::new(Method::Patch, path).json(patch);
+        request.content_type = STRATEGIC_MERGE_PATCH.into();
+        request
+    }
+
     /// PATCH by server-side apply.
     #[must_use]
     pub fn apply(path: impl Into<String>, object: &Value, field_manager: &str, force: bool) -> Self {

@@ -2,6 +2,7 @@
 
 use crate::world::{World, annotations, config, key, node, own_node};
 use meshd_core::KubeEvent;
+use meshd_model::net::Family;
 use meshd_model::{AnnotationProblem, NodeMeta};
 
 /// Node 2 claims these pod CIDRs and node addresses; returns what it got, and what is said of it.
@@ -37,7 +38,14 @@ fn what_a_peer_may_not_claim() {
         ("10.96.0.0/24", "outside of the cluster's pod CIDRs"),
         ("10.244.1.0/24", "the older node node-1 has a part"),
         ("10.244.1.128/25", "the older node node-1 has a part"),
-        ("10.244.0.0/23", "the older node node-0 has a part"),
+        ("10.244.0.0/23", "wider than a node's pod CIDR, which is a /24"),
+        ("10.244.0.0/17", "wider than a node's pod CIDR, which is a /24"),
+        ("10.244.128.0/17", "wider than a node's pod CIDR, which is a /24"),
+        ("fd00:244:8000::/49", "outside of the cluster's pod CIDRs"),
+        (
+            "fd00:244:0:8000::/49",
+            "wider than a node's pod CIDR, which is a /64",
+        ),
         ("10.244.0.0/24", "the older node node-0 has a part"),
         ("fd00:244::/64", "the older node node-0 has a part"),
     ] {
@@ -237,4 +245,59 @@ fn seniority_is_the_same_on_both_sides() {
     victim.run();
     assert!(!victim.allowed(2).contains(&overlap.to_owned()));
     assert!(victim.agent.is_ready());
+}
+
+#[test]
+fn what_endpoints_a_peer_may_not_have() {
+    for (endpoint, why) in [
+        ("172.18.0.2", "an address of this node"),
+        ("127.0.0.1", "not an address that other nodes can reach"),
+        ("169.254.1.1", "not an address that other nodes can reach"),
+        ("10.244.1.9", "within the cluster's pod CIDR"),
+        ("10.96.0.1", "within the service CIDR"),
+    ] {
+        let mut world = World::ready(2);
+        let mut liar = node(2);
+        liar.annotations.as_mut().unwrap().endpoints = vec![endpoint.parse().unwrap()];
+        world.kube(KubeEvent::NodeApplied(liar.clone()));
+        world.assert_quiescent();
+        let said = format!("it claims endpoint {endpoint}: it ");
+        assert!(
+            world.complains("node/node-2", &said) && world.complains("node/node-2", why),
+            "{endpoint}"
+        );
+        assert!(!world.kernel.state.peers.contains_key(&key(2)), "{endpoint}");
+
+        // With another one beside it, that one is used.
+        let good = "172.18.0.4".parse().unwrap();
+        liar.annotations.as_mut().unwrap().endpoints.push(good);
+        world.kube(KubeEvent::NodeApplied(liar));
+        world.assert_quiescent();
+        let peer = &world.kernel.state.peers[&key(2)];
+        assert_eq!(peer.endpoint.unwrap().ip(), good);
+    }
+}
+
+#[test]
+fn a_peer_claims_no_address_outside_of_the_nodes_own() {
+    let mut config = config();
+    config.node_cidrs = vec!["172.18.0.0/24".parse().unwrap()];
+    config.node_mask_sizes = [(Family::V4, 25)].into();
+    let mut world = World::new(config);
+    world.sync(2);
+    assert!(world.complains(
+        "node/node-2",
+        "10.244.2.0/24: it is wider than a node's pod CIDR, which is a /25"
+    ));
+    assert_eq!(world.allowed(2), ["172.18.0.4/32", "fd00:244:0:2::/64"]);
+    let mut liar = node(2);
+    liar.annotations
+        .as_mut()
+        .unwrap()
+        .node_addresses
+        .push("8.8.8.8".parse().unwrap());
+    world.kube(KubeEvent::NodeApplied(liar));
+    world.assert_quiescent();
+    assert!(world.complains("node/node-2", "it claims 8.8.8.8: it lies outside of node_cidrs"));
+    assert_eq!(world.allowed(2), ["172.18.0.4/32", "fd00:244:0:2::/64"]);
 }

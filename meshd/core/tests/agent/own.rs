@@ -308,3 +308,72 @@ fn a_peer_without_a_common_family_is_reported() {
     world.assert_quiescent();
     assert_eq!(world.kernel.state.peers.len(), 1);
 }
+
+fn clearings(world: &World) -> usize {
+    let cleared = |d: &&String| d.starts_with("clear NetworkUnavailable");
+    world.done.iter().filter(cleared).count()
+}
+
+#[test]
+fn the_network_condition_is_cleared_once_pods_can_be_added() {
+    let mut world = World::new(config());
+    let own = world.own.as_mut().unwrap();
+    own.network_unavailable = true;
+    own.pod_cidrs.clear();
+    world.sync(1);
+    assert_eq!(clearings(&world), 0, "no pod can be added yet");
+    world.own = Some(meshd_model::OwnNode {
+        network_unavailable: true,
+        ..own_node()
+    });
+    world.tell_own();
+    world.run();
+    assert!(world.agent.is_ready() && !world.own.as_ref().unwrap().network_unavailable);
+    world.tell_own();
+    world.run();
+    assert_eq!(clearings(&world), 1);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_network_condition_that_nobody_set_is_left_alone() {
+    let mut world = World::ready(1);
+    world.tell_own();
+    world.wait(Duration::from_secs(120));
+    assert_eq!(clearings(&world), 0);
+}
+
+#[test]
+fn the_network_condition_is_cleared_again_but_not_in_a_race() {
+    let mut world = World::ready(1);
+    for _ in 0..200 {
+        world.own.as_mut().unwrap().network_unavailable = true;
+        world.tell_own();
+        world.run();
+        world.wait(Duration::from_millis(500));
+    }
+    // 100 s: at once, then after 0.5, 1, 2, 4, 8, 16, 32 s and so on.
+    assert!((5..=9).contains(&clearings(&world)), "{}", clearings(&world));
+    assert!(world.complains(
+        "node/node-0",
+        "another hand sets the condition NetworkUnavailable"
+    ));
+    world.wait(Duration::from_secs(120));
+    assert!(!world.own.as_ref().unwrap().network_unavailable);
+}
+
+#[test]
+fn a_network_condition_that_cannot_be_written_is_tried_again() {
+    let mut world = World::ready(1);
+    world.kube_down = true;
+    world.own.as_mut().unwrap().network_unavailable = true;
+    world.tell_own();
+    world.run();
+    world.wait(Duration::from_secs(20));
+    assert!(world.own.as_ref().unwrap().network_unavailable);
+    assert!((2..20).contains(&clearings(&world)), "{}", clearings(&world));
+    assert!(world.complains("api-server", "failed"));
+    world.kube_down = false;
+    world.wait(Duration::from_secs(61));
+    assert!(!world.own.as_ref().unwrap().network_unavailable);
+}

@@ -56,6 +56,8 @@ pub(crate) fn config() -> Config {
         },
         cluster_pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+        node_mask_sizes: std::collections::BTreeMap::new(),
+        node_cidrs: Vec::new(),
         device: "meshd0".into(),
         listen_port: 51820,
         endpoints: Endpoints::InternalIp,
@@ -106,6 +108,7 @@ pub(crate) fn own_node() -> OwnNode {
         created: 1000,
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap(), "fd00:244::/64".parse().unwrap()],
         internal_ips: vec!["172.18.0.2".parse().unwrap()],
+        network_unavailable: false,
         published: Err(AnnotationProblem::Absent),
     }
 }
@@ -321,18 +324,26 @@ impl World {
     }
 
     pub(crate) fn run_kube(&mut self) -> bool {
-        let Some(KubeAction::Publish { id, uid, annotations }) = self.kube_queue.pop_front() else {
+        let Some(action) = self.kube_queue.pop_front() else {
             return false;
         };
-        let written = match &mut self.own {
-            Some(own) if own.uid == uid && !self.kube_down => {
-                own.published = Ok(annotations);
-                true
+        let (KubeAction::Publish { id, uid, .. } | KubeAction::ClearNetworkUnavailable { id, uid, .. }) =
+            action.clone();
+        let own = self.own.as_mut().filter(|own| own.uid == uid && !self.kube_down);
+        let written = own.is_some();
+        let what = match action {
+            KubeAction::Publish { annotations, .. } => {
+                own.into_iter()
+                    .for_each(|own| own.published = Ok(annotations.clone()));
+                "publish"
             }
-            _ => false,
+            KubeAction::ClearNetworkUnavailable { .. } => {
+                own.into_iter().for_each(|own| own.network_unavailable = false);
+                "clear NetworkUnavailable"
+            }
         };
         self.done
-            .push(format!("publish {}", if written { "done" } else { "failed" }));
+            .push(format!("{what} {}", if written { "done" } else { "failed" }));
         let outcome: fn(ActionId) -> KubeEvent = if written {
             KubeEvent::Applied
         } else {

@@ -324,6 +324,56 @@ pub(crate) async fn the_own_node_may_come_later(server: Server) {
     mirror.until("the own Node", |k| k.own_uid() == Some(&uid)).await;
 }
 
+pub(crate) async fn the_network_condition_is_cleared_and_no_other(server: Server) {
+    let node = server.name("n");
+    let uid = server.create_node(&node).await;
+    let path = format!("{NODES}/{node}");
+    let mut mirror = Mirror::of(&server, &node).await;
+    mirror.synced().await;
+    assert!(!mirror.known.is_network_denied(), "no condition is no denial");
+    mirror.publish(&uid, &annotations(1)).await.unwrap();
+
+    let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady"});
+    for denied in ["True", "Unknown"] {
+        let condition = json!({"type": "NetworkUnavailable", "status": denied, "reason": "NoRouteCreated"});
+        let status = json!({"status": {"conditions": [condition, ready]}});
+        server.merge(&format!("{path}/status"), &status).await;
+        mirror.until("the condition", |k| k.is_network_denied()).await;
+        let before = server.get(&path).await;
+        mirror.clear_network(&uid).await.unwrap();
+        mirror.until("its end", |k| !k.is_network_denied()).await;
+        let after = server.get(&path).await;
+        let mut expected = before["status"].clone();
+        expected["conditions"][0] = json!({
+            "type": "NetworkUnavailable", "status": "False", "reason": "MeshdIsUp",
+            "message": "meshd is ready to attach pods on this node",
+            "lastTransitionTime": "2026-01-02T03:04:05Z", "lastHeartbeatTime": "2026-01-02T03:04:05Z",
+        });
+        // The order of fields is the server's.
+        let sorted = |status: &serde_json::Value| {
+            serde_json::from_value::<k8s_openapi::api::core::v1::NodeStatus>(status.clone()).unwrap()
+        };
+        assert_eq!(sorted(&after["status"]), sorted(&expected));
+        assert_eq!(
+            after["metadata"]["annotations"],
+            before["metadata"]["annotations"]
+        );
+    }
+    let failure = mirror.clear_network("another").await.unwrap_err();
+    assert!(
+        failure.message.contains("NetworkUnavailable") && failure.message.contains(&node),
+        "{}",
+        failure.message
+    );
+    assert_eq!(mirror.known.outages, 0);
+    // It is no field of the annotations' manager: publishing again leaves it.
+    mirror.publish(&uid, &annotations(2)).await.unwrap();
+    assert_eq!(
+        server.get(&path).await["status"]["conditions"][0]["status"],
+        "False"
+    );
+}
+
 /// The embedded server is held to the real one.
 pub(crate) async fn answers_are_the_embedded_servers_too(server: Server) {
     let embedded = Server::embedded().await;

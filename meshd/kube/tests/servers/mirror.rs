@@ -2,7 +2,7 @@
 
 use crate::server::Server;
 use meshd_core::{ActionId, Failure, KubeAction, KubeEvent, Resource};
-use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodRef, PublicKey};
+use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodRef, PublicKey, Wall};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -108,6 +108,26 @@ impl Mirror {
             uid: NodeUid(uid.into()),
             annotations: annotations.clone(),
         };
+        self.carry_out(generation, action).await
+    }
+
+    /// Sets the condition NetworkUnavailable to False, at 2026-01-02T03:04:05Z.
+    pub(crate) async fn clear_network(&mut self, uid: &str) -> Result<(), Failure> {
+        self.published += 1;
+        let generation = self.published;
+        let id = ActionId {
+            resource: Resource::NetworkCondition,
+            generation,
+        };
+        let action = KubeAction::ClearNetworkUnavailable {
+            id,
+            uid: NodeUid(uid.into()),
+            at: Wall(1_767_323_045 * 1_000_000_000 + 678),
+        };
+        self.carry_out(generation, action).await
+    }
+
+    async fn carry_out(&mut self, generation: u64, action: KubeAction) -> Result<(), Failure> {
         self.actions.send(action).await.unwrap();
         self.until("an outcome", |k| k.outcomes.contains_key(&generation))
             .await;
@@ -163,6 +183,11 @@ impl Known {
     /// What a node published, if it is of use.
     pub(crate) fn published(&self, node: &str) -> Option<&NodeAnnotations> {
         self.nodes.get(node)?.annotations.as_ref().ok()
+    }
+
+    pub(crate) fn is_network_denied(&self) -> bool {
+        let own = self.own.as_ref().and_then(Option::as_ref);
+        own.is_some_and(|node| node.network_unavailable)
     }
 
     pub(crate) fn uid(&self, node: &str) -> Option<&str> {

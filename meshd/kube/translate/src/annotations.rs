@@ -7,9 +7,10 @@
 //! reported, not guessed at. Annotations under our prefix that this version does not know are left alone: a later
 //! version may write more.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use meshd_model::net::canonical;
 use meshd_model::node::PROTOCOL_VERSION;
-use meshd_model::{AnnotationProblem, NodeAnnotations, NodeName, NodeUid};
+use meshd_model::{AnnotationProblem, NodeAnnotations, NodeName, NodeUid, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -114,6 +115,25 @@ pub fn publish_body(name: &NodeName, uid: &NodeUid, node: &NodeAnnotations) -> s
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": { "name": name, "uid": uid, "annotations": encode(node) },
+    })
+}
+
+/// Field manager of the condition: the annotations are applied under another name, and an apply gives up what its
+/// manager had and does not name.
+pub const CONDITION_MANAGER: &str = "meshd-network";
+
+/// The body of the strategic merge patch of `nodes/status` that says that the node has its network.
+#[must_use]
+pub fn network_body(uid: &NodeUid, at: Wall) -> serde_json::Value {
+    let seconds = i64::try_from(at.0 / 1_000_000_000).unwrap_or(i64::MAX);
+    let stamp = k8s_openapi::jiff::Timestamp::from_second(seconds).map(Time).ok();
+    serde_json::json!({
+        "metadata": { "uid": uid },
+        "status": { "conditions": [{
+            "type": crate::object::NETWORK_UNAVAILABLE, "status": "False",
+            "reason": "MeshdIsUp", "message": "meshd is ready to attach pods on this node",
+            "lastTransitionTime": stamp, "lastHeartbeatTime": stamp,
+        }] },
     })
 }
 

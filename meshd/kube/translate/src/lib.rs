@@ -5,6 +5,6 @@ pub mod annotations;
 pub mod event;
 pub mod object;
 
-pub use annotations::{FIELD_MANAGER, decode, encode, publish_body};
+pub use annotations::{CONDITION_MANAGER, FIELD_MANAGER, decode, encode, network_body, publish_body};
 pub use event::{Frame, frame, node_event, own_node_event, pod_event};
 pub use object::{ObjectProblem, counts, node_meta, own_node, pod_ref};

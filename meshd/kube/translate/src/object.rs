@@ -9,6 +9,13 @@ use meshd_model::{NodeMeta, NodeName, NodeUid, OwnNode, PodRef};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// The condition of a Node that says that it has no network yet (`NodeNetworkUnavailable`).
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+/// A pod with this annotation is the mirror of a static pod (`ConfigMirrorAnnotationKey` of the kubelet).
+const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+/// The static pod's own UID (`ConfigHashAnnotationKey`).
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// Why an object of the API server cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {reason}")]
@@ -53,6 +60,7 @@ pub fn own_node(node: &Node) -> Result<OwnNode, ObjectProblem> {
     Ok(OwnNode {
         pod_cidrs: pod_cidrs(node)?,
         internal_ips: internal_ips(node)?,
+        network_unavailable: network_unavailable(node),
         name: known.name,
         uid: known.uid,
         created: known.created,
@@ -95,16 +103,28 @@ fn internal_ips(node: &Node) -> Result<Vec<IpAddr>, ObjectProblem> {
     internal.map(|a| parse(&a.address)).collect()
 }
 
-/// Which pod it is.
+fn network_unavailable(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref());
+    let mut conditions = conditions.unwrap_or_default().iter();
+    conditions.any(|c| c.type_ == NETWORK_UNAVAILABLE && c.status != "False")
+}
+
+/// Which pod it is, by the UID that its runtime knows it by. Of a static pod the API server has a mirror, which the
+/// kubelet makes with a UID of its own; the runtime is told the hash of the manifest.
 ///
 /// # Errors
 /// Where the object has no name, namespace or UID.
 pub fn pod_ref(pod: &Pod) -> Result<PodRef, ObjectProblem> {
     let meta = &pod.metadata;
+    let annotation = |key| meta.annotations.as_ref().and_then(|a| a.get(key));
+    let static_uid = annotation(CONFIG_MIRROR).and(annotation(CONFIG_HASH));
     Ok(PodRef {
         namespace: text("Pod", meta, "metadata.namespace", meta.namespace.as_deref())?,
         name: text("Pod", meta, "metadata.name", meta.name.as_deref())?,
-        uid: text("Pod", meta, "metadata.uid", meta.uid.as_deref())?,
+        uid: match static_uid {
+            Some(uid) => text("Pod", meta, CONFIG_HASH, Some(uid))?,
+            None => text("Pod", meta, "metadata.uid", meta.uid.as_deref())?,
+        },
     })
 }
 

@@ -126,3 +126,45 @@ fn frames_that_are_no_change_say_so() {
         .unwrap();
     assert!(node_event(nameless.as_ref()).is_err());
 }
+
+#[test]
+fn a_node_without_a_network_says_so_by_its_condition() {
+    let denied = |conditions: Value| {
+        let mut object = meta(json!({}));
+        object["status"] = json!({ "conditions": conditions });
+        let frame = frame("MODIFIED", &object).unwrap().decode().unwrap();
+        match own_node_event(frame.as_ref()) {
+            Ok(Some(KubeEvent::OwnNode(own))) => own.network_unavailable,
+            other => panic!("{other:?}"),
+        }
+    };
+    let condition = |status: &str| json!({"type": "NetworkUnavailable", "status": status});
+    let ready = json!({"type": "Ready", "status": "True"});
+    for (conditions, is) in [
+        (json!([]), false),
+        (json!([ready]), false),
+        (json!([condition("False"), ready]), false),
+        (json!([ready, condition("True")]), true),
+        (json!([condition("Unknown")]), true),
+    ] {
+        assert_eq!(denied(conditions.clone()), is, "{conditions}");
+    }
+}
+
+#[test]
+fn a_static_pod_is_known_by_the_uid_that_its_runtime_knows() {
+    let uid = |annotations: Value| {
+        let mut object = pod(json!({"nodeName": "n1"}), "Pending");
+        object["metadata"]["annotations"] = annotations;
+        let frame = frame("ADDED", &object).unwrap().decode().unwrap();
+        match pod_event("n1", frame.as_ref()) {
+            Ok(Some(KubeEvent::PodApplied(pod))) => pod.uid,
+            other => panic!("{other:?}"),
+        }
+    };
+    let hash = "d41d8cd98f00b204e9800998ecf8427e";
+    let mirror = json!({"kubernetes.io/config.mirror": hash, "kubernetes.io/config.hash": hash, "kubernetes.io/config.source": "file"});
+    assert_eq!(uid(mirror), hash);
+    assert_eq!(uid(json!({})), "u");
+    assert_eq!(uid(json!({"kubernetes.io/config.hash": hash})), "u", "no mirror");
+}
