@@ -20,7 +20,7 @@ cmd_install() {
     cmd_helm upgrade --install meshd "$ROOT/deploy/chart" --namespace kube-system --set "config.cluster_pod_cidrs={$PODS}" \
         --set "config.service_cidrs={$SERVICES}" --set "apiServer.host=$API_ADDRESS" --set image.tag="$NAME" "$@" >"$STATE/helm.out"
     [ $existed = 0 ] || kubectl -n kube-system rollout restart daemonset/meshd # the tag is the same, what it means is not
-    for name in daemonset/meshd daemonset/meshd-wg deployment/coredns; do
+    for name in daemonset/meshd deployment/coredns; do
         kubectl -n kube-system rollout status "$name" --timeout=180s >/dev/null ||
             die "$name is not ready: hack/kubernetes --name $NAME kubectl -n kube-system describe $name"
     done
