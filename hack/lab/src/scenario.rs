@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::cluster::api::Api;
+use crate::cluster::node::Mode;
 use crate::plan::Families;
 use crate::sandbox::{Entry, Inside, Reporter, Sandbox, StartError};
 use crate::{Binaries, NetnsArm};
@@ -28,6 +29,9 @@ pub struct Order {
     pub nodes: Option<usize>,
     /// The programs to run.
     pub binaries: Binaries,
+    /// What carries the nodes' tunnels.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 /// What is going on.
@@ -120,7 +124,8 @@ fn inside(inside: Inside) -> Result<()> {
     let scenario = Scenario::parse(&order.scenario)?;
     let reporter = inside.reporter;
     let nodes = order.nodes.unwrap_or(scenario.nodes);
-    let mut arm = start(nodes, scenario.families.clone(), &order.binaries, reporter)?;
+    let modes = vec![order.mode; nodes];
+    let mut arm = start_with(&modes, scenario.families.clone(), &order.binaries, reporter)?;
     let mut report = meshd_scenario::run(&scenario, &mut arm, &mut |p| reporter.send(&Event::from(p)));
     let begin = std::time::Instant::now();
     let proof = shut_down(arm, reporter);
@@ -133,6 +138,16 @@ fn inside(inside: Inside) -> Result<()> {
 
 /// A cluster with the embedded API server, as an arm. Call it inside a sandbox.
 pub fn start(nodes: usize, families: Families, binaries: &Binaries, reporter: Reporter) -> Result<NetnsArm> {
+    start_with(&vec![Mode::Userspace; nodes], families, binaries, reporter)
+}
+
+/// The same, with a node for each of the modes.
+pub fn start_with(
+    modes: &[Mode],
+    families: Families,
+    binaries: &Binaries,
+    reporter: Reporter,
+) -> Result<NetnsArm> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -140,8 +155,8 @@ pub fn start(nodes: usize, families: Families, binaries: &Binaries, reporter: Re
         .context("start a tokio runtime")?;
     let runtime = Arc::new(runtime);
     let mut tell = |what| reporter.send(&Event::Doing(what));
-    let up = Cluster::up(
-        nodes,
+    let up = Cluster::up_with(
+        modes,
         families,
         binaries,
         Api::embedded(),

@@ -4,6 +4,7 @@ use crate::arms::{Trouble, trial};
 use crate::programs;
 use crate::sandboxed::with_folder;
 use libtest_mimic::Trial;
+use meshd_lab::cluster::node::Mode;
 use meshd_lab::scenario::{self, Order};
 use meshd_scenario::{Proof, Report, Scenario};
 use meshd_sim::Config;
@@ -46,6 +47,7 @@ pub(crate) fn on_netns(scenario: &str) -> Result<(), Trouble> {
         scenario: scenario.to_owned(),
         nodes: None,
         binaries: programs::find()?,
+        mode: Mode::Userspace,
     };
     with_folder(|folder| {
         let report = scenario::run(&order, folder, &mut drop)?;

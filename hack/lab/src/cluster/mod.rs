@@ -21,7 +21,7 @@ use api::Api;
 use cni::Invocation;
 use meshd_model::NodeName;
 use meshd_scenario::{Pod, Site};
-use node::Node;
+use node::{Mode, Node};
 use pod::{PodSite, Sandbox};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -65,10 +65,24 @@ struct Former {
 }
 
 impl Cluster {
-    /// Makes the underlay, the API server and the nodes, and starts a device and a daemon on each. `tell` is told
+    /// Makes the underlay, the API server and the nodes, and starts a `meshd-wg` and a daemon on each. `tell` is told
     /// what is being done.
     pub async fn up(
         nodes: usize,
+        families: Families,
+        binaries: &Binaries,
+        api: Api,
+        kubernetes: Option<Kubernetes>,
+        reporter: Reporter,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<Self> {
+        let modes = vec![Mode::Userspace; nodes];
+        Self::up_with(&modes, families, binaries, api, kubernetes, reporter, tell).await
+    }
+
+    /// The same, with a node for each of the modes; `meshd-wg` runs only where its mode asks for it.
+    pub async fn up_with(
+        modes: &[Mode],
         families: Families,
         binaries: &Binaries,
         mut api: Api,
@@ -76,6 +90,7 @@ impl Cluster {
         reporter: Reporter,
         tell: &mut dyn FnMut(String),
     ) -> Result<Self> {
+        let nodes = modes.len();
         if !(1..=NODES_MAX).contains(&nodes) {
             bail!("a lab has 1 to {NODES_MAX} nodes, not {nodes}");
         }
@@ -105,9 +120,9 @@ impl Cluster {
             abandoned: Vec::new(),
             orphans: Vec::new(),
         };
-        for number in 1..=nodes {
+        for (number, mode) in (1..).zip(modes) {
             tell(format!("starting {}", Plan::node_name(number)));
-            cluster.add_node(number).await?;
+            cluster.add_node(number, *mode).await?;
         }
         Ok(cluster)
     }
@@ -120,7 +135,7 @@ impl Cluster {
         Ok(Neighbour::new(netns))
     }
 
-    async fn add_node(&mut self, number: usize) -> Result<()> {
+    async fn add_node(&mut self, number: usize, mode: Mode) -> Result<()> {
         let name = Plan::node_name(number);
         let netns = Netns::create(&name.0)?;
         self.reporter.namespace(netns.inode());
@@ -134,13 +149,16 @@ impl Cluster {
             .await?;
         let mut node = Node::create(
             number,
+            mode,
             netns,
             families,
             &self.binaries,
             &self.api.kubeconfig(&name, families).to_string(),
         )
         .await?;
-        node.start_device()?;
+        if mode == Mode::Userspace {
+            node.start_device()?;
+        }
         node.start_agent()?;
         self.nodes.push(node);
         Ok(())

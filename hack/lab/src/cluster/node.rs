@@ -8,6 +8,7 @@ use crate::state;
 use crate::traffic::echo::Echo;
 use anyhow::{Context, Result, bail};
 use meshd_model::NodeName;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
@@ -19,6 +20,31 @@ use std::time::{Duration, Instant};
 
 /// How long a program may take to come up, or to take its things down.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What carries a node's tunnel: `wireguard.mode` of its configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A `meshd-wg` process.
+    #[default]
+    Userspace,
+    /// The kernel's WireGuard, which the machine must have.
+    Kernel,
+    /// What meshd chooses where no `meshd-wg` runs.
+    Auto,
+}
+
+impl Mode {
+    /// As the configuration spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Userspace => "userspace",
+            Mode::Kernel => "kernel",
+            Mode::Auto => "auto",
+        }
+    }
+}
 
 /// A node of the lab.
 pub struct Node {
@@ -35,6 +61,8 @@ pub struct Node {
     /// Its echo servers.
     pub echo: Echo,
     paths: Paths,
+    mode: Mode,
+    families: Families,
     binaries: Binaries,
     device: Option<Process>,
     agent: Option<Process>,
@@ -83,6 +111,7 @@ impl Node {
     /// Makes the node's parts that are not meshd: its namespace must be on the underlay already.
     pub async fn create(
         number: usize,
+        mode: Mode,
         netns: Netns,
         families: &Families,
         binaries: &Binaries,
@@ -104,9 +133,8 @@ impl Node {
         let kubeconfig_path = paths.folder.join("kubeconfig");
         fs::write(&kubeconfig_path, kubeconfig)
             .with_context(|| format!("write {}", kubeconfig_path.display()))?;
-        let config = configuration(&name, families, &paths, &kubeconfig_path)?;
-        fs::write(&paths.config, config).with_context(|| format!("write {}", paths.config.display()))?;
-        Ok(Self {
+        let node = Self {
+            families: families.clone(),
             echo: Echo::start(&netns)?,
             before: state::lines(&netns).await?,
             name,
@@ -115,10 +143,32 @@ impl Node {
             moves: 0,
             netns,
             paths,
+            mode,
             binaries: binaries.clone(),
             device: None,
             agent: None,
-        })
+        };
+        node.write_configuration()?;
+        Ok(node)
+    }
+
+    fn write_configuration(&self) -> Result<()> {
+        let kubeconfig = self.paths.folder.join("kubeconfig");
+        let config = configuration(&self.name, self.mode, &self.families, &self.paths, &kubeconfig)?;
+        fs::write(&self.paths.config, config)
+            .with_context(|| format!("write {}", self.paths.config.display()))
+    }
+
+    /// What carries its tunnel, as its configuration says.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Changes the configuration; a daemon reads it when it starts.
+    pub fn set_mode(&mut self, mode: Mode) -> Result<()> {
+        self.mode = mode;
+        self.write_configuration()
     }
 
     /// Where its things are.
@@ -271,7 +321,13 @@ impl Node {
     }
 }
 
-fn configuration(name: &NodeName, families: &Families, paths: &Paths, kubeconfig: &Path) -> Result<String> {
+fn configuration(
+    name: &NodeName,
+    mode: Mode,
+    families: &Families,
+    paths: &Paths,
+    kubeconfig: &Path,
+) -> Result<String> {
     let text = |path: &Path| {
         path.to_str()
             .map(str::to_owned)
@@ -289,7 +345,7 @@ fn configuration(name: &NodeName, families: &Families, paths: &Paths, kubeconfig
          service_cidrs = {}\n\
          \n\
          [wireguard]\n\
-         mode = \"userspace\"\n\
+         mode = \"{}\"\n\
          interface = \"{DEVICE}\"\n\
          listen_port = {LISTEN_PORT}\n\
          socket_dir = {}\n\
@@ -301,6 +357,7 @@ fn configuration(name: &NodeName, families: &Families, paths: &Paths, kubeconfig
         quoted(&paths.socket)?,
         list(Plan::cluster_pod_cidrs())?,
         list(Plan::service_cidrs())?,
+        mode.name(),
         quoted(&paths.wireguard)?,
         quoted(&paths.recording)?,
     ))

@@ -7,6 +7,7 @@ use crate::cli::DemoArgs;
 use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use meshd_lab::Binaries;
+use meshd_lab::cluster::node::Mode;
 use meshd_lab::sandbox::{Refusal, StartError};
 use meshd_lab::scenario::{self, Event, Left, Order};
 use meshd_scenario::{Progress, Report, Scenario};
@@ -41,6 +42,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         scenario: Scenario::FIRST_LIGHT.to_owned(),
         nodes: Some(args.nodes.into()),
         binaries: Binaries::find()?,
+        mode: Mode::Userspace,
     };
     interrupt::listen()?;
     let begin = Instant::now();
