@@ -169,6 +169,7 @@ impl Observed {
             addresses: device.addresses.clone(),
             up: true,
             forwards: true,
+            as_chosen: true,
         });
     }
 

@@ -275,6 +275,7 @@ impl NodeAgent {
 fn is_as_desired(observed: &DeviceState, desired: &Device) -> bool {
     observed.up
         && observed.forwards
+        && observed.as_chosen
         && observed.public_key == Some(desired.public_key)
         && observed.listen_port == desired.listen_port
         && observed.fwmark == desired.fwmark

@@ -84,6 +84,7 @@ async fn observe_device(
             .collect(),
         up: link.is_up(),
         forwards: device::forwards(&config.device),
+        as_chosen: device::is_as_chosen(kind, config.choice),
     };
     (Some(state), tunnel.peers)
 }

@@ -165,6 +165,7 @@ fn the_device_is_keyed_addressed_and_up() {
             addresses: device().addresses,
             up: true,
             forwards: true,
+            as_chosen: true,
         };
         assert_eq!(node.observe().await.device, Some(expected));
         for (key, value) in [

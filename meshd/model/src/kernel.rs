@@ -246,6 +246,35 @@ pub struct DeviceState {
     pub up: bool,
     /// Whether the node forwards packets, and filters on the device by reverse path, as meshd has set it.
     pub forwards: bool,
+    /// Whether it is of a kind that the configuration allows: false from a change of `wireguard.mode` until the other
+    /// device has taken over.
+    #[serde(default = "yes")]
+    pub as_chosen: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The interface that a new device has until it takes over the name of the old one, while a node changes from the
+/// kernel's WireGuard to the userspace device or back. `meshd-wg` makes it where the kernel's device has the name.
+#[must_use]
+pub fn standby_name(device: &str) -> String {
+    beside(device, "~n")
+}
+
+/// The interface that the old device has from then until it is deleted.
+#[must_use]
+pub fn aside_name(device: &str) -> String {
+    beside(device, "~o")
+}
+
+fn beside(device: &str, suffix: &str) -> String {
+    let mut end = device.len().min(IFNAME_MAX - suffix.len());
+    while !device.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &device[..end])
 }
 
 /// A peer as observed.

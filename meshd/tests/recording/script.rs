@@ -247,6 +247,7 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
                 addresses: device.addresses,
                 up: true,
                 forwards: true,
+                as_chosen: true,
             });
         }
         KernelOp::SetPeer(peer) => {

@@ -58,8 +58,7 @@ impl Runtime {
     pub(crate) fn start(args: &Args) -> anyhow::Result<Self> {
         let signals = block_signals()?;
         let tun = Tun::open(&args.ifname, !args.no_offload)?;
-        let tunnel = nix::net::if_::if_nametoindex(args.ifname.as_str())
-            .with_context(|| format!("look for the interface {}", args.ifname))?;
+        let tunnel = tun.index()?;
         let sockets = Sockets::bind(0, 0).context("bind a UDP port for WireGuard")?;
         let mut device = Device::new(None, seed()?, clock::now());
         device.set_mtu(tun.mtu()?);

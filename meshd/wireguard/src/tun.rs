@@ -2,6 +2,7 @@
 
 use crate::links;
 use anyhow::{Context, bail};
+use meshd_model::kernel::standby_name;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -40,8 +41,21 @@ pub(crate) enum Read {
 }
 
 impl Tun {
-    /// Makes the interface, or takes over the one that is there.
+    /// Makes the interface, or takes over the one that is there. Where the kernel's own WireGuard has the name, it is
+    /// made beside it, and meshd lets it take over the name when it is to carry the tunnel.
     pub(crate) fn open(name: &str, offload: bool) -> anyhow::Result<Self> {
+        let standby = standby_name(name);
+        let name = match is_kernels(name) {
+            true => {
+                tracing::info!(
+                    ifname = name,
+                    standby,
+                    "the kernel's WireGuard has the interface: standing by"
+                );
+                standby.as_str()
+            }
+            false => name,
+        };
         let is_new = nix::net::if_::if_nametoindex(name).is_err();
         let device = attach(name, offload)?;
         device
@@ -71,6 +85,13 @@ impl Tun {
             pending: 0,
             coalescing: GROTable::default(),
         })
+    }
+
+    /// Index of the interface, which stays when it is renamed.
+    pub(crate) fn index(&self) -> anyhow::Result<u32> {
+        self.device
+            .if_index()
+            .with_context(|| format!("look for the interface {}", self.name))
     }
 
     pub(crate) fn mtu(&self) -> anyhow::Result<u16> {
@@ -135,6 +156,12 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
+}
+
+/// Whether the kernel's WireGuard has an interface of this name: `DEVTYPE` of its uevent says so.
+fn is_kernels(name: &str) -> bool {
+    let uevent = std::fs::read_to_string(format!("/sys/class/net/{name}/uevent"));
+    uevent.is_ok_and(|text| text.lines().any(|line| line == "DEVTYPE=wireguard"))
 }
 
 fn set_queue_length(name: &str) -> nix::Result<()> {

@@ -15,6 +15,7 @@ pub(crate) fn bare_device() -> DeviceState {
         addresses: BTreeSet::new(),
         up: false,
         forwards: false,
+        as_chosen: true,
     }
 }
 

@@ -64,6 +64,7 @@ impl Kernel {
                     addresses: device.addresses.clone(),
                     up: true,
                     forwards: true,
+                    as_chosen: true,
                 });
             }
             KernelOp::SetPeer(peer) => self.set_peer(peer)?,

@@ -52,7 +52,7 @@ fn wall(time: SystemTime) -> Option<Wall> {
     (nanos != 0).then_some(Wall(nanos))
 }
 
-pub(super) async fn set_device(name: &str, change: Change) -> Result<()> {
+pub(super) async fn set_device(name: &str, change: &Change) -> Result<()> {
     let configure = |mut device: WgDeviceBuilder| {
         if let Some(key) = &change.private_key {
             device = device.private_key(**key);

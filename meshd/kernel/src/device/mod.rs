@@ -2,6 +2,7 @@
 
 mod interface;
 mod kernel;
+mod swap;
 mod uapi;
 
 use crate::config::{DeviceChoice, DriverConfig, KeySource};
@@ -54,7 +55,10 @@ pub(crate) async fn set(
         );
         return Err(OpError::new(libc::EINVAL, message));
     }
-    let kind = make(conn, config).await?;
+    let kind = match make(conn, config).await? {
+        Found::AsChosen(kind) => kind,
+        Found::Other(kind) => swap::run(conn, config, keys, device, kind).await?,
+    };
     let now = tunnel(config, kind).await?;
     let change = Change {
         private_key: match now.public_key == Some(device.public_key) {
@@ -66,8 +70,8 @@ pub(crate) async fn set(
     };
     if !change.is_empty() {
         match kind {
-            DeviceKind::Kernel => kernel::set_device(&config.device, change).await?,
-            DeviceKind::Userspace => uapi::Client::new(config).set_device(change).await?,
+            DeviceKind::Kernel => kernel::set_device(&config.device, &change).await?,
+            DeviceKind::Userspace => uapi::Client::new(config).set_device(&change).await?,
         }
     }
     interface::configure(conn, device).await
@@ -148,23 +152,41 @@ async fn kind(conn: &Connection<Route>, config: &DriverConfig) -> Result<DeviceK
     })
 }
 
+/// Whether a device of this kind is what the configuration chose: either, where it leaves the choice.
+pub(crate) fn is_as_chosen(kind: DeviceKind, choice: DeviceChoice) -> bool {
+    !matches!(
+        (kind, choice),
+        (DeviceKind::Userspace, DeviceChoice::Kernel) | (DeviceKind::Kernel, DeviceChoice::Userspace)
+    )
+}
+
+/// The device that is there now.
+enum Found {
+    /// Of a kind that the configuration allows.
+    AsChosen(DeviceKind),
+    /// Of the other.
+    Other(DeviceKind),
+}
+
 /// Finds the interface, or makes it where the kernel can.
-async fn make(conn: &Connection<Route>, config: &DriverConfig) -> Result<DeviceKind> {
+async fn make(conn: &Connection<Route>, config: &DriverConfig) -> Result<Found> {
     let name = config.device.as_str();
     let link = conn
         .get_link_by_name(name)
         .await
         .doing(|| format!("look for {name}"))?;
-    let found = link.map(|l| kind_of(l.kind()));
-    match (found, config.choice) {
-        (Some(DeviceKind::Userspace), DeviceChoice::Kernel) => {
-            Err(mismatch(name, "no WireGuard of the kernel's"))
-        }
-        (Some(DeviceKind::Kernel), DeviceChoice::Userspace) => Err(mismatch(name, "the kernel's WireGuard")),
-        (Some(kind), _) => Ok(kind),
-        (None, DeviceChoice::Userspace) => Err(missing(config)),
-        (None, choice) => match conn.add_link(WireguardLink::new(name)).await {
-            Ok(()) => Ok(DeviceKind::Kernel),
+    if let Some(link) = link {
+        let kind = kind_of(link.kind());
+        return match (is_as_chosen(kind, config.choice), link.kind()) {
+            (true, _) => swap::clean(conn, config).await.map(|()| Found::AsChosen(kind)),
+            (false, Some("wireguard" | "tun")) => Ok(Found::Other(kind)),
+            (false, _) => Err(mismatch(name)),
+        };
+    }
+    match config.choice {
+        DeviceChoice::Userspace => Err(missing(config)),
+        choice => match conn.add_link(WireguardLink::new(name)).await {
+            Ok(()) => Ok(Found::AsChosen(DeviceKind::Kernel)),
             Err(e) if e.is_not_supported() && choice == DeviceChoice::Auto => Err(missing(config)),
             Err(e) => Err(e)
                 .doing(|| format!("create WireGuard interface {name}"))
@@ -175,9 +197,10 @@ async fn make(conn: &Connection<Route>, config: &DriverConfig) -> Result<DeviceK
     }
 }
 
-fn mismatch(name: &str, what: &str) -> OpError {
+fn mismatch(name: &str) -> OpError {
     let message = format!(
-        "interface {name} is {what}, the configuration wants the other kind: delete it or change that"
+        "interface {name} is no WireGuard device, and the configuration wants the kernel's: delete it, or choose \
+         another name"
     );
     OpError::new(libc::EEXIST, message)
 }

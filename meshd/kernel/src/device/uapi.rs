@@ -43,7 +43,7 @@ impl Client {
         Ok(reader.tunnel)
     }
 
-    pub(super) async fn set_device(&self, change: Change) -> Result<()> {
+    pub(super) async fn set_device(&self, change: &Change) -> Result<()> {
         let mut request = Zeroizing::new(String::with_capacity(LINE_MAX));
         request.push_str("set=1\n");
         if let Some(key) = &change.private_key {
