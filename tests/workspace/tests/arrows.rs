@@ -76,6 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "meshd-kubernetes-arm",
         &["meshd-model", "meshd-lab", "meshd-scenario"],
     ),
+    ("meshd-vm", &["meshd-model", "meshd-lab", "meshd-scenario"]),
     ("meshd-skip", &[]),
     ("meshd-control-plane", &[]),
     ("meshd-workspace-tests", &[]),
