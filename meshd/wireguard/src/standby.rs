@@ -38,7 +38,7 @@ pub(crate) fn wait(signals: &SignalFd) -> anyhow::Result<()> {
 }
 
 /// Kind of an interface (IFLA_INFO_KIND); none if there is no such interface, empty if it has no kind.
-fn link_kind(ifname: &str) -> anyhow::Result<Option<String>> {
+pub(crate) fn link_kind(ifname: &str) -> anyhow::Result<Option<String>> {
     let mut body = vec![0; 16]; // ifinfomsg: any family, any index
     push_text(&mut body, libc::IFLA_IFNAME, ifname);
     let answer = ask(SockProtocol::NetlinkRoute, libc::RTM_GETLINK, &body)

@@ -1,6 +1,7 @@
 //! The TUN interface: packets between the kernel's routes and the device.
 
 use crate::links;
+use crate::standby::link_kind;
 use anyhow::{Context, bail};
 use meshd_model::kernel::standby_name;
 use nix::errno::Errno;
@@ -45,7 +46,7 @@ impl Tun {
     /// made beside it, and meshd lets it take over the name when it is to carry the tunnel.
     pub(crate) fn open(name: &str, offload: bool) -> anyhow::Result<Self> {
         let standby = standby_name(name);
-        let name = match is_kernels(name) {
+        let name = match link_kind(name)?.as_deref() == Some("wireguard") {
             true => {
                 tracing::info!(
                     ifname = name,
@@ -156,12 +157,6 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
-}
-
-/// Whether the kernel's WireGuard has an interface of this name: `DEVTYPE` of its uevent says so.
-fn is_kernels(name: &str) -> bool {
-    let uevent = std::fs::read_to_string(format!("/sys/class/net/{name}/uevent"));
-    uevent.is_ok_and(|text| text.lines().any(|line| line == "DEVTYPE=wireguard"))
 }
 
 fn set_queue_length(name: &str) -> nix::Result<()> {

@@ -37,7 +37,9 @@ pub(super) fn inside(inside: Inside) -> Result<()> {
             "from meshd-wg to the kernel's WireGuard",
             |arm| {
                 restart_as(arm, &changing, Mode::Kernel)?;
-                wait_for_device(arm, &changing, DeviceKind::Kernel)
+                wait_for_device(arm, &changing, DeviceKind::Kernel)?;
+                // Its interface was deleted, so it has ended; this forgets it.
+                arm.cluster().node_mut(&changing)?.kill_device()
             },
         )?;
         change(
