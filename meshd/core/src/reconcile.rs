@@ -185,7 +185,7 @@ impl NodeAgent {
             .observed
             .device
             .as_ref()
-            .is_some_and(|d| is_as_desired(d, &desired))
+            .is_some_and(|d| d.as_chosen && is_as_desired(d, &desired))
         {
             Plan::Settled
         } else {
@@ -252,7 +252,7 @@ impl NodeAgent {
             && there.is_some_and(|d| addresses.into_iter().all(|a| d.addresses.contains(&a)))
     }
 
-    /// Whether the device is wholly as desired.
+    /// Whether the device is wholly as desired; it may still be of the kind that was chosen before, which serves as well.
     pub(crate) fn is_device_settled(&self) -> bool {
         let desired = self.local.device(&self.config);
         matches!((&self.observed.device, desired), (Some(d), Some(desired)) if is_as_desired(d, &desired))
@@ -275,7 +275,6 @@ impl NodeAgent {
 fn is_as_desired(observed: &DeviceState, desired: &Device) -> bool {
     observed.up
         && observed.forwards
-        && observed.as_chosen
         && observed.public_key == Some(desired.public_key)
         && observed.listen_port == desired.listen_port
         && observed.fwmark == desired.fwmark
