@@ -23,10 +23,6 @@ use nlink::netlink::messages::LinkMessage;
 use nlink::{Connection, Route};
 use std::time::Instant;
 
-/// Seconds between keepalives while peers are greeted: any that is not 0 makes the kernel send one at once, which takes
-/// a handshake.
-const GREETING: u16 = 25;
-
 /// From the device that is there, of the kind `from`, to one of the other kind.
 pub(super) async fn run(
     conn: &Connection<Route>,
@@ -76,9 +72,7 @@ pub(super) async fn run(
         route::set(conn, wanted).await?;
     }
     let took = began.elapsed();
-    if to == DeviceKind::Kernel {
-        greet(name, &before).await;
-    }
+    greet_all(conn, config, &before).await;
     let deleted = conn.del_link_by_index(old.ifindex()).await;
     crate::error::gone_is_done(deleted).doing(|| format!("delete the former interface {name}"))?;
     tracing::info!(
@@ -153,7 +147,7 @@ async fn prepare(
 
 async fn give_peers(config: &DriverConfig, to: DeviceKind, before: &Tunnel, device: &Device) -> Result<()> {
     let standby = standby_name(&config.device);
-    for peer in before.peers.iter().filter_map(as_wanted) {
+    for peer in before.peers.iter().map(as_wanted) {
         debug_assert_ne!(peer.public_key, device.public_key);
         match to {
             DeviceKind::Kernel => kernel::set_peer(&standby, &peer).await?,
@@ -163,13 +157,13 @@ async fn give_peers(config: &DriverConfig, to: DeviceKind, before: &Tunnel, devi
     Ok(())
 }
 
-fn as_wanted((key, state): (&PublicKey, &PeerState)) -> Option<Peer> {
-    Some(Peer {
+fn as_wanted((key, state): (&PublicKey, &PeerState)) -> Peer {
+    Peer {
         public_key: *key,
-        endpoint: state.endpoint?,
+        endpoint: state.endpoint,
         allowed_ips: state.allowed_ips.clone(),
         keepalive: state.keepalive,
-    })
+    }
 }
 
 /// The old one goes down and aside, the new one takes its name.
@@ -196,18 +190,11 @@ async fn exchange(
 }
 
 /// Shakes hands with all peers: their old sessions are with a device that is no more.
-async fn greet(name: &str, before: &Tunnel) {
-    for peer in before.peers.iter().filter_map(as_wanted) {
-        let lively = Peer {
-            keepalive: Some(GREETING),
-            ..peer.clone()
-        };
-        let greeted = kernel::set_peer(name, &lively).await;
-        if peer.keepalive.is_none() {
-            let _ = kernel::set_peer(name, &peer).await;
-        }
-        if let Err(e) = greeted {
-            tracing::warn!(device = name, "{e}");
+async fn greet_all(conn: &Connection<Route>, config: &DriverConfig, before: &Tunnel) {
+    for (key, state) in &before.peers {
+        // Without it they notice too, later.
+        if let Err(e) = super::greet(conn, config, *key, state.keepalive).await {
+            tracing::warn!(device = config.device, "{e}");
         }
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn with_cluster(
     };
     let binaries = serde_json::from_value(inside.input).context("the programs' paths")?;
     prover.doing("bringing a cluster up");
-    let mut arm = scenario::start_with(modes, &binaries, inside.reporter)?;
+    let mut arm = scenario::start_with(modes, meshd_lab::plan::both(), &binaries, inside.reporter)?;
     arm.cluster().add_patience = PATIENCE;
     let mut pods = Vec::new();
     for node in arm.nodes() {
