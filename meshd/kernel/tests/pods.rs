@@ -279,3 +279,42 @@ fn links(sandbox: &Sandbox) -> Vec<String> {
         names
     })
 }
+
+/// udev gives another MAC to an interface whose own was left to chance (MACAddressPolicy=persistent): it tells by
+/// `addr_assign_type`, which is 3 (NET_ADDR_SET) where the MAC was given, as ours is when the pair is made.
+#[test]
+fn no_mac_is_left_to_chance() {
+    node("no_mac_is_left_to_chance", |mut node| async move {
+        node.stand_in_device(&["10.244.1.1/32", "fd00:244:0:1::1/128"])
+            .await;
+        node.firewall().await;
+        let sandbox = Sandbox::new();
+        node.apply(AttachPod(pod(&sandbox, 2))).await;
+        assert_eq!(assign_type("mshp2"), "3");
+        assert_eq!(sandbox.run(|| assign_type("eth0")), "3");
+        // The control: one that was left to chance.
+        let veth = nlink::netlink::link::VethLink::new("chance", "chance-far");
+        node.conn.add_link(veth).await.unwrap();
+        assert_eq!(assign_type("chance"), "1");
+    });
+}
+
+/// What sysfs of this thread's network namespace says of how the interface came to its MAC.
+fn assign_type(ifname: &str) -> String {
+    use nix::mount::{MsFlags, mount, umount};
+    let folder = tempfile::tempdir().unwrap();
+    mount(
+        Some("sysfs"),
+        folder.path(),
+        Some("sysfs"),
+        MsFlags::MS_RDONLY,
+        None::<&str>,
+    )
+    .unwrap();
+    let path = folder.path().join(format!("class/net/{ifname}/addr_assign_type"));
+    let read = std::fs::read_to_string(&path);
+    umount(folder.path()).unwrap();
+    read.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .trim()
+        .to_owned()
+}
