@@ -43,7 +43,7 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
     std::fs::write(path(key), value)
         .doing(|| format!("set sysctl net/{key} to {value}"))
         .map_err(|e| {
-            e.remedy(&format!(
+            e.remedy(format_args!(
                 "let meshd write /proc/sys (run it privileged, or mount the host's /proc/sys/net at {HOST}), or set it \
                  by hand"
             ))

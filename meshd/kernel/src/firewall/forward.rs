@@ -33,7 +33,7 @@ pub(crate) async fn observe(nft: &Connection<Nftables>, device: &str) -> Result<
     let mut found = BTreeSet::new();
     for chain in chains.iter().filter(of_others).take(CHAINS_MAX) {
         let rules = rules(nft, chain.family, &chain.table, &chain.name).await?;
-        let ends = rules.last().is_some_and(|last| drops_all(last));
+        let ends = rules.last().is_some_and(drops_all);
         if chain.policy == Some(DROP) || ends {
             found.insert(ForwardChain {
                 family: chain.family.name().to_owned(),
