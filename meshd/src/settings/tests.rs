@@ -159,6 +159,10 @@ fn what_is_printed_reads_back_the_same_and_documents_every_key() {
     let mut settings = parsed(MINIMAL).unwrap();
     assert_eq!(parsed(&show(&settings)).unwrap(), settings);
     settings.kubeconfig = Some("/k".into());
+    settings.api_server = Some("api:6443".into());
+    settings.api_server_from = Some("/f".into());
+    settings.node_cidr_mask_size_ipv4 = Some(24);
+    settings.node_cidr_mask_size_ipv6 = Some(64);
     settings.wireguard.mtu = Some(1400);
     settings.recording.dir = Some("/r".into());
     settings.cni = Cni {
