@@ -8,8 +8,7 @@ use crate::drivers::{STORE_FOLDER as FOLDER, access, driver_config};
 use crate::settings::Settings;
 use crate::{cni_files, key, record};
 use anyhow::{Context, bail};
-use kube_removal::{clear_annotations, pods_on, progress};
-use meshd_kube::removal as kube_removal;
+use meshd_kube::removal::{RemovalError, clear_annotations, pods_on, progress};
 use meshd_model::NodeName;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -176,7 +175,7 @@ async fn wait_for(settings: &Settings, namespace: &str, set: &str, timeout: Dura
 async fn until<T>(
     end: Instant,
     otherwise: &str,
-    mut ask: impl AsyncFnMut() -> Result<Result<T, String>, kube_removal::RemovalError>,
+    mut ask: impl AsyncFnMut() -> Result<Result<T, String>, RemovalError>,
 ) -> anyhow::Result<T> {
     loop {
         let not_yet = match ask().await {
