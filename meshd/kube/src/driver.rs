@@ -2,16 +2,17 @@
 
 use crate::clients::Clients;
 use crate::link::{Closed, Link};
+use crate::metadata::NodeMetadata;
 use crate::publish::publish;
-use crate::watch::{Kind, boxed, config, follow};
+use crate::watch::{Kind, Listing, boxed, config, follow};
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use meshd_core::{KubeAction, KubeEvent};
 use meshd_model::NodeName;
 use meshd_translate::{Frame, ObjectProblem, node_event, own_node_event, pod_event};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// As [`run_with`], with one client for good.
@@ -67,12 +68,14 @@ struct Nodes {
 }
 
 impl Kind for Nodes {
-    type Object = PartialObjectMeta<Node>;
+    type Object = NodeMetadata;
     const NAME: &'static str = "Nodes";
+    /// It is the one list that is as large as the cluster, and all nodes of a cluster may start at one moment.
+    const START_SPREAD: Duration = Duration::from_millis(500);
 
-    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Self::Object>>> {
+    fn stream(&self, listing: Listing) -> BoxStream<'static, watcher::Result<Event<Self::Object>>> {
         let api: Api<Self::Object> = Api::all(self.clients.current());
-        boxed(watcher(api, config(240, 290)))
+        boxed(watcher(api, config(240, 290, listing)))
     }
 
     fn reset(&mut self) -> Option<KubeEvent> {
@@ -105,8 +108,8 @@ impl Kind for OwnNode {
     type Object = Node;
     const NAME: &'static str = "the own Node";
 
-    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Node>>> {
-        let config = config(45, 60).fields(&format!("metadata.name={}", self.node));
+    fn stream(&self, listing: Listing) -> BoxStream<'static, watcher::Result<Event<Node>>> {
+        let config = config(45, 60, listing).fields(&format!("metadata.name={}", self.node));
         let api: Api<Self::Object> = Api::all(self.clients.current());
         boxed(watcher(api, config))
     }
@@ -140,8 +143,8 @@ impl Kind for Pods {
     type Object = Pod;
     const NAME: &'static str = "the node's pods";
 
-    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Pod>>> {
-        let config = config(240, 290).fields(&format!("spec.nodeName={}", self.node));
+    fn stream(&self, listing: Listing) -> BoxStream<'static, watcher::Result<Event<Pod>>> {
+        let config = config(240, 290, listing).fields(&format!("spec.nodeName={}", self.node));
         let api: Api<Self::Object> = Api::all(self.clients.current());
         boxed(watcher(api, config))
     }

@@ -7,10 +7,12 @@
 //! KubeAction --> server-side apply of the own Node's annotations --> Applied or Failed
 //! ```
 //!
-//! A watch that fails is taken up again where it was, after a pause that grows and has jitter; one whose history is
-//! gone lists again. That the API server cannot be reached is told once; that it is back is told by the own Node,
-//! which is listed again after every failure of any watch. A new client, which a node needs that has lost the address of
-//! its connections, makes every watch begin with a list.
+//! Each watch begins with a list that the API server streams (`sendInitialEvents`), which costs it least; one that
+//! cannot is asked for pages. A watch that fails is taken up again where it was, after a pause that grows and has
+//! jitter; one whose history is gone lists again, and the larger the cluster, the longer all of its nodes take to do
+//! so. That the API server cannot be reached is told once; that it is back is told by the own Node, which is listed
+//! again after every failure of any watch. A new client, which a node needs that has lost the address of its
+//! connections, makes every watch begin with a list.
 
 mod access;
 mod backoff;
@@ -18,6 +20,7 @@ mod client;
 mod clients;
 mod driver;
 mod link;
+mod metadata;
 mod pace;
 mod publish;
 pub mod removal;
