@@ -77,6 +77,8 @@ struct Driver {
     events: mpsc::Sender<KernelEvent>,
     /// What was reported last, for comparison; None when an action was carried out since.
     seen: Option<KernelState>,
+    /// Whether there was a look at all.
+    has_looked: bool,
 }
 
 impl Driver {
@@ -96,6 +98,7 @@ impl Driver {
             nft,
             events,
             seen: None,
+            has_looked: false,
         })
     }
 
@@ -160,7 +163,9 @@ impl Driver {
     }
 
     async fn observe(&mut self) -> Result<KernelState> {
-        let state = observe::observe(&self.conn, &self.nft, &self.config).await?;
+        let first = !self.has_looked;
+        let state = observe::observe(&self.conn, &self.nft, &self.config, first).await?;
+        self.has_looked = true;
         self.seen = Some(steady(&state));
         Ok(state)
     }

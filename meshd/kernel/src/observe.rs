@@ -11,11 +11,13 @@ use nlink::{Connection, Nftables, Route};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-/// What is there.
+/// What is there. A userspace device that does not answer in time fails the whole look, unless it is the `first`: then
+/// the rest of the node, and its firewall above all, must not wait for it.
 pub(crate) async fn observe(
     conn: &Connection<Route>,
     nft: &Connection<Nftables>,
     config: &DriverConfig,
+    first: bool,
 ) -> Result<KernelState> {
     let links = conn.get_links().await.doing(|| "list interfaces")?;
     let addresses = conn.get_addresses().await.doing(|| "list addresses")?;
@@ -29,7 +31,7 @@ pub(crate) async fn observe(
     let (routes, pod_routes) = route::read(&routes, &names(&links));
     let link = links.iter().find(|l| l.name() == Some(&config.device));
     let (device, peers) = match link {
-        Some(link) => observe_device(config, link, &addresses).await,
+        Some(link) => observe_device(config, link, &addresses, first).await?,
         None => (None, BTreeMap::new()),
     };
     Ok(KernelState {
@@ -60,17 +62,23 @@ fn names(links: &[LinkMessage]) -> HashMap<u32, String> {
 
 type Peers = BTreeMap<meshd_model::PublicKey, meshd_model::kernel::PeerState>;
 
-/// A device that does not answer shows as one without key and peers: it has to be set again.
+/// A device whose process is gone shows as one without key and peers: it has to be set again. One that is only slow
+/// has them still: to give a thousand peers again would make it slower.
 async fn observe_device(
     config: &DriverConfig,
     link: &LinkMessage,
     addresses: &[AddressMessage],
-) -> (Option<DeviceState>, Peers) {
+    first: bool,
+) -> Result<(Option<DeviceState>, Peers)> {
     let kind = device::kind_of(link.kind());
-    let tunnel = device::tunnel(config, kind).await.unwrap_or_else(|e| {
-        tracing::warn!(device = config.device, "{e}");
-        device::Tunnel::default()
-    });
+    let tunnel = match device::tunnel(config, kind).await {
+        Ok(tunnel) => tunnel,
+        Err(e) if e.errno == Some(libc::ETIMEDOUT) && !first => return Err(e),
+        Err(e) => {
+            tracing::warn!(device = config.device, "{e}");
+            device::Tunnel::default()
+        }
+    };
     let own = addresses.iter().filter(|a| a.ifindex() == link.ifindex());
     let state = DeviceState {
         kind,
@@ -86,7 +94,7 @@ async fn observe_device(
         forwards: device::forwards(&config.device),
         as_chosen: device::is_as_chosen(kind, config.choice),
     };
-    (Some(state), tunnel.peers)
+    Ok((Some(state), tunnel.peers))
 }
 
 fn mtu(link: &LinkMessage) -> u16 {
