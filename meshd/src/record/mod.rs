@@ -6,7 +6,8 @@
 //!     "meshdrec" version:u32        little endian, as all numbers here
 //!     frame Header                  agent version, configuration, how many records were lost before
 //!     frame NodeAgent               the agent as it was: where a replay begins
-//!     frame Record                  event, timeout or action, in the order in which they happened
+//!     frame Record                  event, timeout or action, in the order in which they happened; of an observation
+//!                                   of the kernel only what the one before did not have
 //!     ...                           frame = length:u32 crc32:u32 CBOR
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! one back and [`replay`] runs the agent through it and compares every action. No secret can be in a recording:
 //! none is in an event, an action or the agent.
 
+mod delta;
 mod frame;
 mod reader;
 mod recorder;
@@ -28,12 +30,13 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use delta::KernelDelta;
 pub use reader::{ReadError, Segment, Tail, read_segment, segments};
 pub use recorder::{Recorder, flush_all};
 pub use replay::{Divergence, ReplayError, ReplayReport, replay, replay_path};
 
 /// Version of the format; a reader of another one refuses.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// How a segment's name ends.
 pub const EXTENSION: &str = "meshdrec";
 
@@ -89,6 +92,13 @@ pub enum Record {
         /// What.
         event: Event,
     },
+    /// The agent was told what the kernel holds (`Event::Kernel(Observed)`).
+    Observed {
+        /// When.
+        now: Now,
+        /// What was different from the observation before in this segment, or, of the first, from nothing at all.
+        delta: KernelDelta,
+    },
     /// A timer came due.
     Timeout {
         /// When.
@@ -103,6 +113,7 @@ pub enum Record {
 #[serde(rename = "Record")]
 enum RecordRef<'a> {
     Event { now: Now, event: &'a Event },
+    Observed { now: Now, delta: &'a KernelDelta },
     Timeout { now: Now },
     Action(&'a Action),
 }

@@ -1,9 +1,10 @@
 //! The event loop's end of the recording: encodes, hands over, counts what it could not. Never blocks.
 
 use super::writer::{Message, Writer};
-use super::{Options, RecordRef, frame};
-use meshd_core::{Action, Config, Event, NodeAgent};
+use super::{KernelDelta, Options, RecordRef, frame};
+use meshd_core::{Action, Config, Event, KernelEvent, NodeAgent};
 use meshd_model::Now;
+use meshd_model::kernel::KernelState;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -36,6 +37,8 @@ pub struct Recorder {
     writer: Option<JoinHandle<()>>,
     /// Lost since the last record that went into the queue; while it is not 0, nothing does but a fresh snapshot.
     lost: u64,
+    /// The last observation of this segment.
+    kernel: KernelState,
 }
 
 /// The queues of all recorders of this process, for [`flush_all`].
@@ -62,6 +65,7 @@ impl Recorder {
             shared,
             writer: Some(writer),
             lost: 0,
+            kernel: KernelState::default(),
         };
         recorder.begin_segment(agent);
         Ok(recorder)
@@ -69,6 +73,12 @@ impl Recorder {
 
     /// The agent is about to be told this.
     pub fn event(&mut self, now: Now, event: &Event) {
+        if let Event::Kernel(KernelEvent::Observed(state)) = event {
+            let delta = KernelDelta::between(&self.kernel, state);
+            self.record(&RecordRef::Observed { now, delta: &delta });
+            delta.apply(&mut self.kernel);
+            return;
+        }
         self.record(&RecordRef::Event { now, event });
     }
 
@@ -126,6 +136,7 @@ impl Recorder {
         };
         if self.queue.try_send(begin).is_ok() {
             self.lost = 0;
+            self.kernel = KernelState::default();
             self.shared.wants_segment.store(false, Ordering::Relaxed);
         }
     }

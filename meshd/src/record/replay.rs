@@ -1,7 +1,8 @@
 //! Runs the agent through a segment and compares every action with the recorded one.
 
 use super::{ReadError, Record, Segment, Tail, read_segment, segments};
-use meshd_core::{Action, NodeAgent};
+use meshd_core::{Action, Event, KernelEvent, NodeAgent};
+use meshd_model::kernel::KernelState;
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -173,6 +174,7 @@ fn snapshot(agent: &NodeAgent) -> Vec<u8> {
 fn run(segment: &Segment) -> Result<(ReplayReport, NodeAgent), Box<Divergence>> {
     let mut replay = Replay {
         segment,
+        kernel: KernelState::default(),
         agent: segment.agent.clone(),
         pending: VecDeque::new(),
         cause: None,
@@ -199,6 +201,13 @@ fn run(segment: &Segment) -> Result<(ReplayReport, NodeAgent), Box<Divergence>> 
                 replay.agent.handle_event(*now, event.clone());
                 report.events += 1;
             }
+            Record::Observed { now, delta } => {
+                replay.expect_nothing(index)?;
+                delta.apply(&mut replay.kernel);
+                let event = KernelEvent::Observed(Box::new(replay.kernel.clone()));
+                replay.agent.handle_event(*now, Event::Kernel(event));
+                report.events += 1;
+            }
             Record::Timeout { now } => {
                 replay.expect_nothing(index)?;
                 replay.agent.handle_timeout(*now);
@@ -214,6 +223,8 @@ fn run(segment: &Segment) -> Result<(ReplayReport, NodeAgent), Box<Divergence>> 
 
 struct Replay<'a> {
     segment: &'a Segment,
+    /// As it was observed last.
+    kernel: KernelState,
     agent: NodeAgent,
     /// What the agent wants and was not compared yet.
     pending: VecDeque<Action>,

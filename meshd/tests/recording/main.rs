@@ -31,7 +31,7 @@ fn recorded() -> (tempfile::TempDir, PathBuf) {
 fn counts(segment: &Segment) -> [usize; 3] {
     let count = |which: fn(&Record) -> bool| segment.records.iter().filter(|r| which(r)).count();
     [
-        count(|r| matches!(r, Record::Event { .. })),
+        count(|r| matches!(r, Record::Event { .. } | Record::Observed { .. })),
         count(|r| matches!(r, Record::Timeout { .. })),
         count(|r| matches!(r, Record::Action(_))),
     ]
