@@ -203,13 +203,10 @@ fn configured_socket(config: &Path) -> PathBuf {
 
 /// One line says why not.
 fn ready(socket: &Path) -> ExitCode {
-    match client::status(socket, Duration::from_secs(2)) {
-        Ok(status) if status.ready => ExitCode::SUCCESS,
-        Ok(status) => {
-            match status.problems.first() {
-                Some(problem) => eprintln!("not ready: {}: {}", problem.subject, problem.message),
-                None => eprintln!("not ready yet"),
-            }
+    match client::ready(socket, Duration::from_secs(2)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(lacks)) => {
+            eprintln!("not ready: {lacks}");
             ExitCode::FAILURE
         }
         Err(error) => {

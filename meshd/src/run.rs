@@ -211,6 +211,10 @@ impl<C: Clock> Loop<C> {
                 let _ = reply.send(self.status(now));
                 return Ok(());
             }
+            Input::Socket(SocketMessage::Ready(reply)) => {
+                let _ = reply.send(self.agent.not_ready());
+                return Ok(());
+            }
         }
         self.settle()
     }

@@ -277,14 +277,25 @@ async fn a_peer_that_is_not_permitted_is_told_so_and_reaches_nothing() {
     assert_eq!(asked.status.code(), Some(1));
     assert!(daemon.messages.try_recv().is_err());
     // The same question of the daemon's own user arrives.
-    let asked = tokio::process::Command::new(&program)
+    let mut asked = tokio::process::Command::new(&program)
         .args(["ready", "--socket"])
         .arg(&daemon.path)
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // The kernel is looked at first; that nobody does so is no reason to give no status.
+    let SocketMessage::Ready(reply) = next(&mut daemon).await else {
+        panic!("a probe asks for no more than it needs");
+    };
+    reply.send(None).unwrap();
+    assert!(asked.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn the_kernel_is_looked_at_before_a_status_is_given_but_not_waited_for_in_vain() {
+    let mut daemon = daemon();
+    let path = daemon.path.clone();
+    let asked = tokio::spawn(async move { exchange(&path, &line(10_000, Call::Status)).await });
     assert!(matches!(next(&mut daemon).await, SocketMessage::Look(_)));
     assert!(matches!(next(&mut daemon).await, SocketMessage::Status(_)));
-    drop(asked);
+    asked.abort();
 }

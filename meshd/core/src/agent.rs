@@ -143,6 +143,12 @@ impl NodeAgent {
         self.why_not_ready().is_none()
     }
 
+    /// What ADD lacks to succeed; None when [`Self::is_ready`].
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        self.why_not_ready()
+    }
+
     /// How many keys were compared with the kernel since the start: the measure of what an event costs.
     #[must_use]
     pub fn reconciled_keys(&self) -> u64 {

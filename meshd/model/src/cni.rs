@@ -36,6 +36,8 @@ pub enum Call {
     Check(Check),
     /// `meshctl status`.
     Status,
+    /// Whether ADD can succeed, for probes: a short answer, which looks at nothing but the daemon.
+    Ready,
 }
 
 /// The parameters of ADD that the daemon needs.
@@ -66,7 +68,7 @@ pub struct Check {
 pub enum Response {
     /// ADD succeeded.
     Added(Added),
-    /// DEL or CHECK succeeded.
+    /// DEL or CHECK succeeded; the daemon is ready.
     Done,
     /// The status asked for.
     Status(Box<Status>),

@@ -1,6 +1,6 @@
 //! A caller of the local socket, for `meshd ready`.
 
-use meshd_model::cni::{Call, CniError, MESSAGE_MAX, Request, Response};
+use meshd_model::cni::{Call, CniError, MESSAGE_MAX, Request, Response, code};
 use meshd_model::status::Status;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -28,21 +28,34 @@ pub enum ClientError {
 
 /// Asks for the daemon's status.
 pub fn status(path: &Path, wait: Duration) -> Result<Status, ClientError> {
-    let response = ask(path, wait).map_err(|error| ClientError::Io {
-        path: path.to_owned(),
-        error,
-    })?;
-    match response {
+    match ask(path, Call::Status, wait)? {
         Response::Status(status) => Ok(*status),
         Response::Error(error) => Err(ClientError::Refused(error)),
         _ => Err(ClientError::Other),
     }
 }
 
-fn ask(path: &Path, wait: Duration) -> io::Result<Response> {
+/// Asks whether the daemon is ready; what it lacks if not.
+pub fn ready(path: &Path, wait: Duration) -> Result<Result<(), String>, ClientError> {
+    match ask(path, Call::Ready, wait)? {
+        Response::Done => Ok(Ok(())),
+        Response::Error(error) if error.code == code::NOT_AVAILABLE => Ok(Err(error.msg)),
+        Response::Error(error) => Err(ClientError::Refused(error)),
+        _ => Err(ClientError::Other),
+    }
+}
+
+fn ask(path: &Path, call: Call, wait: Duration) -> Result<Response, ClientError> {
+    exchange(path, call, wait).map_err(|error| ClientError::Io {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+fn exchange(path: &Path, call: Call, wait: Duration) -> io::Result<Response> {
     let request = Request {
         deadline_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        call: Call::Status,
+        call,
     };
     let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');

@@ -40,4 +40,6 @@ pub enum SocketMessage {
     Look(oneshot::Sender<()>),
     /// The status is asked for.
     Status(oneshot::Sender<Status>),
+    /// A probe asks what ADD lacks to succeed.
+    Ready(oneshot::Sender<Option<String>>),
 }

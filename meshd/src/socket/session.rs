@@ -121,6 +121,7 @@ async fn answer(
     let wait = Duration::from_millis(request.deadline_ms).min(DEADLINE_MAX);
     let call = match request.call {
         Call::Status => return Some(status(events, wait).await),
+        Call::Ready => return Some(ready(events, wait).await),
         Call::Add(add) => CniCall::Add(add),
         Call::Del(id) => CniCall::Del(id),
         Call::Check(check) => CniCall::Check(check),
@@ -202,6 +203,25 @@ async fn status(events: &Sender<SocketMessage>, wait: Duration) -> Response {
     };
     match timeout(wait, asked).await {
         Ok(Some(status)) => Response::Status(Box::new(status)),
+        Ok(None) => stopping(),
+        Err(_) => too_late(wait),
+    }
+}
+
+/// A probe comes every few seconds for as long as the node lives, so it costs no more than the question.
+async fn ready(events: &Sender<SocketMessage>, wait: Duration) -> Response {
+    let (reply, replied) = oneshot::channel();
+    let asked = async {
+        events.send(SocketMessage::Ready(reply)).await.ok()?;
+        replied.await.ok()
+    };
+    match timeout(wait, asked).await {
+        Ok(Some(None)) => Response::Done,
+        Ok(Some(Some(lacks))) => Response::Error(CniError {
+            code: code::NOT_AVAILABLE,
+            msg: lacks,
+            details: "`meshctl status` says what to do".into(),
+        }),
         Ok(None) => stopping(),
         Err(_) => too_late(wait),
     }
