@@ -6,6 +6,8 @@
 
 #[path = "servers/bodies.rs"]
 mod bodies;
+#[path = "servers/counted.rs"]
+mod counted;
 #[path = "servers/embedded.rs"]
 mod embedded;
 #[path = "servers/mirror.rs"]
@@ -32,7 +34,7 @@ macro_rules! bodies {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
 }
 
-const BODIES: [(&str, Body); 11] = bodies![
+const BODIES: [(&str, Body); 12] = bodies![
     everything_there_is_is_listed_and_then_followed,
     two_nodes_learn_of_each_other,
     fields_of_others_are_left_alone,
@@ -44,6 +46,7 @@ const BODIES: [(&str, Body); 11] = bodies![
     a_forgotten_history_is_listed_again,
     the_own_node_may_come_later,
     the_network_condition_is_cleared_and_no_other,
+    a_large_cluster_is_listed_once_and_written_only_on_change,
 ];
 
 /// Bodies that need both servers.

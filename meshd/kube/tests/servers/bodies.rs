@@ -1,5 +1,6 @@
 //! What is tried of each server.
 
+use crate::counted::counted;
 use crate::mirror::{Mirror, annotations};
 use crate::requests::answers;
 use crate::server::{NODES, PODS, Server};
@@ -372,6 +373,65 @@ pub(crate) async fn the_network_condition_is_cleared_and_no_other(server: Server
         server.get(&path).await["status"]["conditions"][0]["status"],
         "False"
     );
+}
+
+pub(crate) async fn a_large_cluster_is_listed_once_and_written_only_on_change(mut server: Server) {
+    const NODES_MADE: usize = 60;
+    let names: Vec<String> = (0..NODES_MADE)
+        .map(|i| server.name(&format!("n{i:02}")))
+        .collect();
+    let mut uids = Vec::new();
+    for name in &names {
+        uids.push(server.create_node(name).await);
+    }
+    let (client, asked) = counted(server.client().await);
+    let mut mirror = Mirror::with(client, &names[0]);
+    mirror.synced().await;
+    let listed = names.iter().filter(|n| mirror.known.uid(n).is_some()).count();
+    assert_eq!(listed, NODES_MADE);
+    assert_eq!(
+        (asked.all().len(), asked.lists_of_nodes()),
+        (3, 1),
+        "one request each for all Nodes, the own Node and its pods: {:?}",
+        asked.all()
+    );
+
+    mirror.publish(&uids[0], &annotations(1)).await.unwrap();
+    for name in &names[1..] {
+        server.annotate(name, LISTEN_PORT, "nonsense").await;
+    }
+    mirror
+        .until("what all others wrote", |k| {
+            names[1..].iter().all(|n| {
+                let known = &k.nodes[n].annotations;
+                !matches!(known, Ok(_) | Err(AnnotationProblem::Absent))
+            })
+        })
+        .await;
+    assert_eq!(
+        (asked.all().len(), asked.writes()),
+        (4, 1),
+        "what others write is heard and not asked for, and is no reason to write: {:?}",
+        asked.all()
+    );
+
+    // A watch that breaks off goes on where it was, without a list.
+    server.way.cut().await;
+    mirror.until("the outage", |k| !k.reachable).await;
+    server.delete_node(&names[NODES_MADE - 1]).await;
+    server.way.mend().await;
+    mirror
+        .until("a node that went meanwhile", |k| {
+            k.uid(&names[NODES_MADE - 1]).is_none()
+        })
+        .await;
+    assert_eq!(
+        (mirror.known.node_lists, asked.lists_of_nodes(), asked.writes()),
+        (1, 1, 1),
+        "{:?}",
+        asked.all()
+    );
+    assert!(asked.resumed_watches_of_nodes() > 0, "{:?}", asked.all());
 }
 
 /// The embedded server is held to the real one.

@@ -41,9 +41,14 @@ pub(crate) struct Mirror {
 impl Mirror {
     /// Runs the driver for a node. The channels are small, so that waiting for room happens.
     pub(crate) async fn of(server: &Server, node: &str) -> Self {
+        Self::with(server.client().await, node)
+    }
+
+    /// The same with a client of one's own.
+    pub(crate) fn with(client: kube::Client, node: &str) -> Self {
         let (tx, events) = mpsc::channel(2);
         let (actions, rx) = mpsc::channel(2);
-        let task = tokio::spawn(meshd_kube::run(server.client().await, node.into(), tx, rx));
+        let task = tokio::spawn(meshd_kube::run(client, node.into(), tx, rx));
         Self {
             known: Known::default(),
             events,
