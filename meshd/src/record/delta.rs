@@ -128,9 +128,9 @@ mod tests {
         });
         let states = [
             KernelState::default(),
-            state(0..90),
+            state(1..90),
             other,
-            state(0..90),
+            state(1..90),
             KernelState::default(),
         ];
         for pair in states.windows(2) {
@@ -143,13 +143,13 @@ mod tests {
             assert_eq!(at, pair[1]);
         }
         assert_eq!(
-            KernelDelta::between(&state(0..9), &state(0..9)),
+            KernelDelta::between(&state(1..9), &state(1..9)),
             KernelDelta::default()
         );
         let one = KernelDelta::between(&states[1], &states[2]);
         assert_eq!(
             (one.peers.len(), one.gone_routes.len(), one.new_routes.len()),
-            (21, 20, 0)
+            (20, 19, 0)
         );
     }
 }
