@@ -35,7 +35,7 @@ pub use reader::{ReadError, Segment, Tail, read_segment, segments};
 pub use recorder::{Recorder, flush_all};
 pub use replay::{Divergence, ReplayError, ReplayReport, replay, replay_path};
 
-/// Version of the format; a reader of another one refuses.
+/// Version of the format; earlier ones are read, later ones are refused.
 pub const FORMAT_VERSION: u32 = 2;
 /// How a segment's name ends.
 pub const EXTENSION: &str = "meshdrec";

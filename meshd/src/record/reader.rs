@@ -23,8 +23,8 @@ pub enum ReadError {
         /// Which file.
         path: PathBuf,
     },
-    /// Written by another version of this format.
-    #[error("{path} has format version {found}, this meshd reads {FORMAT_VERSION}")]
+    /// Written by a later version of this format.
+    #[error("{path} has format version {found}, this meshd reads up to {FORMAT_VERSION}")]
     Version {
         /// Which file.
         path: PathBuf,
@@ -131,7 +131,8 @@ fn check_preamble<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8], ReadErro
         .try_into()
         .map(u32::from_le_bytes)
         .map_err(|_| not_a_recording())?;
-    if found == FORMAT_VERSION {
+    // Version 1 had no deltas; all else is the same.
+    if (1..=FORMAT_VERSION).contains(&found) {
         return Ok(frames);
     }
     Err(ReadError::Version {
