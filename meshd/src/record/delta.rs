@@ -3,26 +3,15 @@
 //! anything else.
 
 use meshd_model::PublicKey;
-use meshd_model::kernel::{
-    DeviceState, Firewall, KernelState, PeerState, PodLinkState, Route, Rule, UnderlayAddress,
-};
+use meshd_model::kernel::{KernelState, PeerState, PodLinkState, Route};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The parts of [`KernelState`] that are small on any node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Small {
-    firewall: Option<Firewall>,
-    device: Option<DeviceState>,
-    rules: BTreeSet<Rule>,
-    underlay: Vec<UnderlayAddress>,
-}
 
 /// Leads from one observation to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelDelta {
-    /// All of them, where one is different.
-    small: Option<Small>,
+    /// The parts that are small on any node: all of them, where one is different. What is large is empty here.
+    small: Option<Box<KernelState>>,
     /// Those that are new or different; none of what is gone.
     peers: BTreeMap<PublicKey, Option<PeerState>>,
     pod_links: BTreeMap<String, Option<PodLinkState>>,
@@ -34,9 +23,9 @@ impl KernelDelta {
     /// What leads from `before` to `after`.
     #[must_use]
     pub fn between(before: &KernelState, after: &KernelState) -> Self {
-        let (old, new) = (Small::of(before), Small::of(after));
+        let (old, new) = (small(before), small(after));
         Self {
-            small: (old != new).then_some(new),
+            small: (old != new).then(|| Box::new(new)),
             peers: differing(&before.peers, &after.peers),
             pod_links: differing(&before.pod_links, &after.pod_links),
             new_routes: after.routes.difference(&before.routes).cloned().collect(),
@@ -46,11 +35,11 @@ impl KernelDelta {
 
     /// Makes of the observation before the one after.
     pub fn apply(&self, to: &mut KernelState) {
-        if let Some(small) = self.small.clone() {
-            to.firewall = small.firewall;
-            to.device = small.device;
-            to.rules = small.rules;
-            to.underlay = small.underlay;
+        if let Some(small) = &self.small {
+            let large = std::mem::replace(to, (**small).clone());
+            to.peers = large.peers;
+            to.pod_links = large.pod_links;
+            to.routes = large.routes;
         }
         change(&self.peers, &mut to.peers);
         change(&self.pod_links, &mut to.pod_links);
@@ -59,14 +48,17 @@ impl KernelDelta {
     }
 }
 
-impl Small {
-    fn of(state: &KernelState) -> Self {
-        Self {
-            firewall: state.firewall.clone(),
-            device: state.device.clone(),
-            rules: state.rules.clone(),
-            underlay: state.underlay.clone(),
-        }
+/// Without what grows with the cluster or the pods. All fields are named, so that a new one is not forgotten.
+fn small(state: &KernelState) -> KernelState {
+    KernelState {
+        firewall: state.firewall.clone(),
+        forward_chains: state.forward_chains.clone(),
+        device: state.device.clone(),
+        rules: state.rules.clone(),
+        underlay: state.underlay.clone(),
+        peers: BTreeMap::new(),
+        pod_links: BTreeMap::new(),
+        routes: BTreeSet::new(),
     }
 }
 
@@ -93,7 +85,7 @@ fn change<K: Ord + Clone, V: Clone>(changes: &BTreeMap<K, Option<V>>, to: &mut B
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshd_model::kernel::{RouteTarget, TABLE_MAIN};
+    use meshd_model::kernel::{RouteTarget, TABLE_MAIN, UnderlayAddress};
 
     fn state(peers: std::ops::Range<u8>) -> KernelState {
         let peer = |k: u8| PeerState {
@@ -125,6 +117,7 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             ifname: "eth0".into(),
             mtu: 1500,
+            default_route: false,
         });
         let states = [
             KernelState::default(),
