@@ -11,6 +11,7 @@ use meshd_lab::Binaries;
 use meshd_lab::cluster::node::Mode;
 use meshd_lab::sandbox::{Entry, StartError};
 use meshd_lab::scenario::{self, Order};
+use meshd_model::net::Family;
 use meshd_scenario::Scenario;
 use serde_json::Value;
 use std::fs;
@@ -119,6 +120,12 @@ fn first_light(binaries: &Binaries, folder: &Path, console: &mut Console) -> Res
 fn slowly(scenario: &str) -> Result<String> {
     let scenario = Scenario::parse(scenario)?;
     let mut value = serde_json::to_value(&scenario)?;
+    // A scenario spells families otherwise than the model does.
+    let families = scenario.families.iter().map(|family| match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    });
+    value["families"] = families.collect();
     let steps = value.get_mut("steps").and_then(Value::as_array_mut);
     for step in steps.context("the scenario has no steps")? {
         for (key, wanted) in [("within", PATIENCE), ("interval", INTERVAL)] {
