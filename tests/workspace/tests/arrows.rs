@@ -79,6 +79,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("meshd-vm", &["meshd-model", "meshd-lab", "meshd-scenario"]),
     ("meshd-skip", &[]),
     ("meshd-control-plane", &[]),
+    (
+        "meshd-scale",
+        &[
+            "meshd",
+            "meshd-model",
+            "meshd-core",
+            "meshd-kube",
+            "meshd-translate",
+            "meshd-control-plane",
+        ],
+    ),
     ("meshd-workspace-tests", &[]),
 ];
 
