@@ -19,6 +19,7 @@ pub mod drivers;
 pub mod key;
 pub mod limit;
 pub mod log;
+pub mod memory;
 pub mod record;
 pub mod run;
 pub mod settings;

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    meshd::memory::keep_small();
     meshd::cli::main()
 }
