@@ -131,8 +131,8 @@ fn same_bytes(a: &File, b: &File) -> io::Result<bool> {
     loop {
         left.clear();
         right.clear();
-        (&*a).take(CHUNK).read_to_end(&mut left)?;
-        (&*b).take(CHUNK).read_to_end(&mut right)?;
+        a.take(CHUNK).read_to_end(&mut left)?;
+        b.take(CHUNK).read_to_end(&mut right)?;
         if left != right {
             return Ok(false);
         }
