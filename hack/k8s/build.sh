@@ -21,7 +21,8 @@ check_build_tools() {
     have=$(GOTOOLCHAIN=local go env GOVERSION)
     [ "$(printf '%s\n' "$GO" "${have#go}" | sort -V | head -n1)" = "$GO" ] || die "$have is too old: Kubernetes $KUBERNETES needs Go $GO or newer"
     need gcc gcc
-    need python3 python3-minimal
+    python3 -c 'import json, tarfile' 2>/dev/null || MISSING+=("python3 (with its standard library)")
+    need pkg-config pkg-config
     need flock util-linux
     need dpkg-deb dpkg
     [ -e /usr/include/seccomp.h ] || MISSING+=("libseccomp-dev (for runc)")

@@ -94,7 +94,7 @@ check_machine() {
     need nsenter util-linux
     need unshare util-linux
     need mount mount
-    need python3 python3-minimal
+    need python3 python3
     need_all
     for kind in net mnt pid uts ipc; do [ -e /proc/self/ns/$kind ] || die "the kernel has no $kind namespaces"; done
     unshare --fork --pid --mount --uts --ipc --net true 2>/dev/null || die "this root may not make namespaces (unshare fails): in a container, it needs CAP_SYS_ADMIN"

@@ -83,7 +83,7 @@ fn answers_leave_from_the_address_that_was_sent_to() {
             }
             // A begins; handshake and data come back from there.
             assert!(passes(&lab.a, overlay(1)[0], echo(&lab.b, overlay(2)[0])));
-            assert_eq!(devices[0].get("endpoint"), [second.clone()]);
+            assert_eq!(devices[0].get("endpoint"), std::slice::from_ref(&second));
             // So does what B begins, once it has heard from A.
             assert!(passes(&lab.b, overlay(2)[0], echo(&lab.a, overlay(1)[0])));
             assert_eq!(devices[0].get("endpoint"), [second]);

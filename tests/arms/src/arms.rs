@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Names the arms that must run.
 pub(crate) const VARIABLE: &str = "MESHD_REQUIRE_ARMS";
 /// All that there are, also those that other test binaries run.
-const KNOWN: [&str; 4] = ["sim", "netns", "kubernetes", "boringtun"];
+const KNOWN: [&str; 5] = ["sim", "netns", "kubernetes", "boringtun", "helm"];
 
 static DURATIONS: Mutex<BTreeMap<&str, Duration>> = Mutex::new(BTreeMap::new());
 
