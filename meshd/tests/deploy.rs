@@ -244,10 +244,11 @@ fn the_charts_schema_knows_every_key_of_the_configuration_and_no_other() {
     assert_eq!(known, wanted);
 }
 
-/// `hack/manifests --print`; none if there is no helm.
-fn rendered(part: &str) -> Option<String> {
+/// `hack/manifests --print` with these values besides; none if there is no helm.
+fn rendered(part: &str, values: &[&str]) -> Option<String> {
     let output = std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../hack/manifests"))
         .args(["--print", part])
+        .args(values.iter().flat_map(|value| ["--set", *value]))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -262,12 +263,40 @@ fn rendered(part: &str) -> Option<String> {
 #[test]
 fn the_rendered_form_is_what_the_chart_gives() {
     for part in ["meshd", "uninstall"] {
-        let Some(rendered) = rendered(part) else { return };
+        let Some(rendered) = rendered(part, &[]) else {
+            return;
+        };
         let (path, text) = read(&format!("{part}.yaml"));
         assert!(
             rendered == text,
             "{} is not what the chart gives: run hack/manifests",
             path.display()
         );
+    }
+}
+
+/// A change of the mode takes no device away: agents that are not replaced yet have their tunnels on it.
+#[test]
+fn the_device_is_there_in_every_mode() {
+    for mode in ["auto", "kernel", "userspace"] {
+        let value = format!("config.wireguard.mode={mode}");
+        let Some(text) = rendered("meshd", &[&value]) else {
+            return;
+        };
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let sets = of_kind(&documents, "DaemonSet");
+        let device = sets.iter().find(|set| set["metadata"]["name"] == "meshd-wg");
+        let device: DaemonSet =
+            typed(device.unwrap_or_else(|| panic!("no meshd-wg where the mode is {mode}")));
+        let container = &device.spec.unwrap().template.spec.unwrap().containers[0];
+        let probe = container.readiness_probe.as_ref().unwrap().exec.clone().unwrap();
+        let stands_by = "--unless-kernel".to_owned();
+        for words in [container.args.as_ref().unwrap(), &probe.command.unwrap()] {
+            assert_eq!(
+                words.contains(&stands_by),
+                mode != "userspace",
+                "{mode}: {words:?}"
+            );
+        }
     }
 }
