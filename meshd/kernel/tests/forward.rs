@@ -90,8 +90,8 @@ fn pods_pass_a_forward_policy_of_drop_and_a_reject_at_the_end() {
                     let rule = format!("-A FORWARD {rule} -m comment --comment meshd -j ACCEPT");
                     assert_eq!(text.matches(&rule).count(), 1, "{rule} in {text}");
                 }
-                let first = text.lines().find(|l| l.starts_with("-A")).unwrap();
-                assert!(first.contains("meshd"), "{text}");
+                let last = text.lines().last().unwrap();
+                assert_eq!(last.contains("meshd"), set.contains("DROP"), "{text}");
             }
             // Docker puts itself before all others; what it writes there returns.
             iptables.run("-N USER");
@@ -105,6 +105,39 @@ fn pods_pass_a_forward_policy_of_drop_and_a_reject_at_the_end() {
                 assert_eq!(passes(&site, PATIENCE), [true, true], "after a flush");
                 iptables.run(reset);
                 iptables.run("-F FORWARD");
+            }
+        }
+    });
+}
+
+/// What an operator, or kube-proxy, drops or refuses stays so.
+#[test]
+fn what_others_decide_before_the_end_counts() {
+    const TEST: &str = "what_others_decide_before_the_end_counts";
+    let Some(iptables) = Iptables::find(TEST) else {
+        return;
+    };
+    node(TEST, |mut node| async move {
+        let site = site(&mut node, open_firewall()).await;
+        let hosts = ["192.0.2.2", "[2001:db8::2]"];
+        let echoes =
+            [7777, 7778, 7779].map(|port| hosts.map(|h| site.neighbour.echo(&format!("{h}:{port}"))));
+        for end in ["-P FORWARD DROP", "-A FORWARD -j REJECT"] {
+            iptables.run("-N OPERATOR");
+            iptables.run("-A OPERATOR -p udp --dport 7777 -j DROP");
+            iptables.run("-A FORWARD -j OPERATOR");
+            iptables.run("-A FORWARD -p udp --dport 7778 -j DROP");
+            iptables.run(end);
+            pass(&mut node).await;
+            let expected = [(BRIEFLY, false), (BRIEFLY, false), (PATIENCE, true)];
+            for (echoes, (patience, passes)) in echoes.into_iter().zip(expected) {
+                for echo in echoes {
+                    let asked = site.pod.run(move || support::ask_within(echo, patience));
+                    assert_eq!(asked, passes, "{end}: {echo}");
+                }
+            }
+            for undo in ["-P FORWARD ACCEPT", "-F FORWARD", "-F OPERATOR", "-X OPERATOR"] {
+                iptables.run(undo);
             }
         }
     });

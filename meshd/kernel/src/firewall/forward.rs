@@ -53,9 +53,11 @@ pub(crate) async fn pass(nft: &Connection<Nftables>, device: &str) -> Result<()>
             continue;
         };
         let rules = rules(nft, family, &found.table, &found.chain).await?;
+        // Behind what others decide (kube-proxy's rejects, DOCKER-USER, an operator's drops), before what drops the rest.
+        let before = rules.last().filter(|r| drops_all(r)).map(|r| r.handle);
         let mut batch = nft.transaction();
         for end in missing(&rules, device) {
-            batch = batch.raw(insert(family, &found, &end));
+            batch = batch.raw(accept(family, &found, &end, before));
         }
         let done = batch.commit(nft).await;
         done.doing(|| format!("let pods' packets pass chain {found}"))?;
@@ -196,13 +198,15 @@ fn accepts(rule: &RuleInfo, end: &End) -> bool {
     ends && *key == end.key && *op == CmpOp::Eq && whole(data) == whole(&end.name)
 }
 
-/// At the chain's head: without NLM_F_APPEND the kernel puts it before all others.
-fn insert(family: Family, chain: &ForwardChain, end: &End) -> RawMessage {
-    /// `NLM_F_CREATE`
+/// A new rule, before the one with that handle, or at the chain's end.
+fn accept(family: Family, chain: &ForwardChain, end: &End, before: Option<u64>) -> RawMessage {
+    /// `NLM_F_CREATE` and `NLM_F_APPEND`; without the latter, what is named by its position is what comes next.
     const CREATE: u16 = 0x400;
+    const APPEND: u16 = 0x800;
     /// Attributes of a rule (`nft_rule_attributes`).
     const TABLE: u16 = 1;
     const CHAIN: u16 = 2;
+    const POSITION: u16 = 6;
     const USERDATA: u16 = 7;
     /// Length of a netlink header, which the transaction writes itself.
     const HEADER: usize = 16;
@@ -210,6 +214,13 @@ fn insert(family: Family, chain: &ForwardChain, end: &End) -> RawMessage {
     builder.append_attr_str(TABLE, &chain.table);
     builder.append_attr_str(CHAIN, &chain.chain);
     write_expressions(&mut builder, &end.exprs());
+    let flags = match before {
+        Some(handle) => {
+            builder.append_attr(POSITION, &handle.to_be_bytes());
+            CREATE
+        }
+        None => CREATE | APPEND,
+    };
     // libnftnl's comment: type 0, length, text with its terminator.
     let mut comment = vec![0, u8::try_from(COMMENT.len() + 1).unwrap_or(u8::MAX)];
     comment.extend(COMMENT.as_bytes());
@@ -217,6 +228,6 @@ fn insert(family: Family, chain: &ForwardChain, end: &End) -> RawMessage {
     builder.append_attr(USERDATA, &comment);
     let attrs = builder.as_bytes().get(HEADER..).unwrap_or_default();
     RawMessage::new(NFT_MSG_NEWRULE, family)
-        .flags(CREATE)
+        .flags(flags)
         .attrs(attrs.to_vec())
 }
