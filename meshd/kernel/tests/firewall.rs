@@ -440,6 +440,7 @@ const LISTING: &[&str] = &[
     "forward: iifname \"mshp*\" ip daddr 198.51.100.0/24 counter drop",
     "forward: iifname \"mshp*\" ip6 daddr fd00:ec2::254 counter drop",
     // iifname . ether saddr . ip saddr @pods4 accept, and the same of pods6: spelled out in registers.
+    "from_pod: ip daddr 127.0.0.0/8 counter drop",
     "from_pod: registers",
     "from_pod: registers",
     "from_pod: ip6 saddr fe80::/10 drop",

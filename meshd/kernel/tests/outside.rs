@@ -6,7 +6,8 @@ use meshd_core::KernelOp::SetFirewall;
 use meshd_model::kernel::{Firewall, Outside};
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::nftables::{
-    BaseChain, Chain, Family, Field, Match, NatHook, NatType, Priority, Rule, RuleSpec, Stmt,
+    BaseChain, Chain, Family, Field, FilterHook, IcmpxCode, Match, NatHook, NatType, Priority, Reject, Rule,
+    RuleSpec, Stmt, Value,
 };
 use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
 use nlink::{Connection, Nftables};
@@ -222,6 +223,36 @@ fn translated_destinations_are_reached_both_ways() {
                 !asks_within(&site.pod, at(service, 443).parse().unwrap(), BRIEFLY),
                 "{service}"
             );
+        }
+    });
+}
+
+/// kube-proxy answers for a Service that has no endpoint: what we drop besides, because nobody has translated it, is
+/// asked later, in whichever order both came up.
+#[test]
+fn a_service_without_endpoints_refuses_at_once() {
+    node("a_service_without_endpoints", |mut node| async move {
+        let services = ["10.96.0.0/16", "fd00:96::/112"];
+        let nft = Connection::<Nftables>::new().unwrap();
+        nft.add_table("services", Family::Inet).await.unwrap();
+        let chain = Chain::new("services", "forward").unwrap().family(Family::Inet);
+        let base = BaseChain::filter(FilterHook::Forward, Priority::Filter);
+        nft.add_chain(chain.base(base)).await.unwrap();
+        for (field, service) in [Field::Ip4Daddr, Field::Ip6Daddr].into_iter().zip(services) {
+            let prefix: ipnetwork::IpNetwork = service.parse().unwrap();
+            let spec = RuleSpec::new()
+                .then(Match::eq(field, Value::Prefix(prefix.network(), prefix.prefix())))
+                .then(Stmt::Reject(Reject::Icmpx(IcmpxCode::PortUnreachable)));
+            let rule = Rule::from_spec("services", "forward", spec).family(Family::Inet);
+            nft.add_rule(rule).await.unwrap();
+        }
+        let site = site(&mut node, refusing(&services)).await;
+        for service in ["10.96.0.7", "fd00:96::7"] {
+            let to = at(service, 443).parse().unwrap();
+            let tried = site
+                .pod
+                .run(move || TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.kind()));
+            assert_eq!(tried.err(), Some(ErrorKind::ConnectionRefused), "{service}");
         }
     });
 }

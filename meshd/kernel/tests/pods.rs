@@ -8,7 +8,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::link::VethLink;
 use std::collections::BTreeMap;
 use support::{
-    BRIEFLY, Node, Sandbox, ask, ask_within, node, pod, pod_entries, socket, spawn_echo, stale_netns,
+    BRIEFLY, Inbox, Node, PATIENCE, Sandbox, ask, ask_within, node, pod, pod_entries, socket, spawn_echo,
+    stale_netns,
 };
 
 async fn with_device(node: &mut Node) {
@@ -59,6 +60,36 @@ fn a_pod_is_attached_and_reaches_the_node_and_other_pods() {
         node.apply(DetachPod(link_a)).await;
         node.apply(DetachPod(link_b)).await;
         assert_eq!(node.observe().await.pod_links, BTreeMap::new());
+    });
+}
+
+/// The portmap plugin sets `route_localnet` on the interface of a pod with a hostPort: the kernel itself then lets in
+/// what is for the host's loopback.
+#[test]
+fn a_pod_does_not_reach_the_hosts_loopback() {
+    node("a_pod_does_not_reach_the_hosts_loopback", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link)).await;
+        std::fs::write("/proc/sys/net/ipv4/conf/mshp2/route_localnet", "1").unwrap();
+        let arrives = |patience| {
+            let inbox = Inbox::at("127.0.0.1:0");
+            let to = format!("127.0.0.1:{}", inbox.port());
+            sandbox.run(move || {
+                let socket = std::net::UdpSocket::bind("10.244.1.2:0").unwrap();
+                // Around the pod's own loopback.
+                setsockopt(&socket, sockopt::BindToDevice, &"eth0".into()).unwrap();
+                socket.send_to(b"raw", to).unwrap();
+            });
+            inbox.next(patience)
+        };
+        assert_eq!(arrives(BRIEFLY), None);
+        // The control: without the table, it is let in.
+        let nft = nlink::Connection::<nlink::Nftables>::new().unwrap();
+        let family = nlink::netlink::nftables::Family::Inet;
+        nft.del_table("meshd", family).await.unwrap();
+        assert_eq!(arrives(PATIENCE), Some("10.244.1.2".parse().unwrap()));
     });
 }
 

@@ -8,8 +8,9 @@ use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
 use nlink::netlink::nftables::{Field, NatStatement, RuleSpec, Stmt, TcpFlags, Value, Verdict};
 
-/// Type and hook of [`FORWARD`]: beside what other tools filter there.
-pub(super) const FORWARD_PRIORITY: i32 = 0;
+/// Of [`FORWARD`]: behind what other tools filter there. Of chains with one priority, that which was registered last is
+/// asked first: at kube-proxy's (0), our drop would come before its reject for a Service without endpoints.
+pub(super) const FORWARD_PRIORITY: i32 = 10;
 /// Of [`MASQUERADE`]: where source addresses are translated.
 pub(super) const MASQUERADE_PRIORITY: i32 = 100;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table inet meshd {
-//!   comment "meshd 2"
+//!   comment "meshd 3"
 //!   set pods4 { type ifname . ether_addr . ipv4_addr; elements = { "mshp1" . 02:.. . 10.244.1.2 } }
 //!   set pods6 { type ifname . ether_addr . ipv6_addr }
 //!   chain ingress {                      # before conntrack, so before any translation
@@ -16,7 +16,7 @@
 //!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop
 //!   }
 //!   chain forward {
-//!     type filter hook forward priority filter; policy accept;
+//!     type filter hook forward priority filter + 10; policy accept;  # after kube-proxy's reject
 //!     iifname "mshp*" tcp flags syn tcp option maxseg size set rt mtu  # and oifname, and both of wg0
 //!     oifname "mshp*" accept
 //!     oifname "wg0" accept
@@ -40,6 +40,7 @@
 //!     icmp type 3-12 except 8, quoting ..  # an error goes to a node's own address, and carries 548 bytes of payload
 //!   }
 //!   chain from_pod {
+//!     ip daddr 127.0.0.0/8 counter drop  # services of the host's own; portmap turns route_localnet on for a hostPort
 //!     iifname . ether saddr . ip saddr @pods4 accept
 //!     iifname . ether saddr . ip6 saddr @pods6 accept
 //!     ip6 saddr fe80::/10 drop           # what a stack says of itself when it comes up: no spoofing, not counted
@@ -61,13 +62,13 @@ use nlink::netlink::nftables::{
     BaseChain, Chain, ChainName, CmpOp, Expr, Family, Field, FilterHook, LookupExpr, Match, MetaKey, NatHook,
     PayloadBase, Policy, Priority, Register, RuleSpec, Set, SetKeyType, Stmt, Value, Verdict,
 };
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Name of the table.
 pub(crate) const TABLE: &str = "meshd";
 pub(super) const FAMILY: Family = Family::Inet;
 /// The table's comment. The number rises when sets or chains change: then the table is made anew.
-pub(super) const COMMENT: &str = "meshd 2";
+pub(super) const COMMENT: &str = "meshd 3";
 
 pub(super) const PODS4: &str = "pods4";
 pub(super) const PODS6: &str = "pods6";
@@ -150,6 +151,7 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
     let pods = || Value::NamePrefix(POD_IFNAME_PREFIX.to_owned());
 
     let mut rules = vec![
+        (FROM_POD, loopback()),
         (FROM_POD, known_pod(PODS4, IPV4, 12, 4)),
         (FROM_POD, known_pod(PODS6, IPV6, 8, 16)),
         (FROM_POD, drop_source(Value::Prefix(LINK_LOCAL, 10))),
@@ -185,6 +187,17 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
     }
     rules.extend(outside::rules(firewall));
     Ok(rules)
+}
+
+/// The kernel takes no packet for 127.0.0.0/8 off a wire, unless `route_localnet` is set on the interface: the portmap
+/// plugin sets it on that of a pod with a hostPort.
+fn loopback() -> RuleSpec {
+    when(
+        Field::Ip4Daddr,
+        Value::Prefix(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+    )
+    .then(Stmt::Counter)
+    .then(Verdict::Drop)
 }
 
 /// What the device has sealed and sent does not go into it again: it would seal its own output without end.
