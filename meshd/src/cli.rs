@@ -2,7 +2,7 @@
 
 use crate::settings::value::{LogFormat, WireguardMode};
 use crate::settings::{DEFAULT_PATH, Overrides, Settings, file, load, show};
-use crate::{cni_files, daemon, log, record, socket::client, teardown, uninstall};
+use crate::{cni_files, daemon, log, own_address, record, socket::client, teardown, uninstall};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -75,6 +75,7 @@ enum Verb {
     Alive,
     /// Put the plugin into cni.bin_dir, where the container runtime looks for it, and check the configuration.
     ///
+    /// Refuses pod CIDRs that hold this node's own address, before anything is changed.
     /// Written beside, flushed, renamed: a runtime never finds half a plugin. The CNI configuration is the daemon's to
     /// put in place, once it is ready.
     Install {
@@ -228,6 +229,11 @@ fn alive(socket: &Path) -> ExitCode {
 }
 
 fn install(settings: &Settings, plugin: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(own_address::check(settings))?;
     let plugin = match plugin {
         Some(plugin) => plugin,
         None => std::env::current_exe()

@@ -4,6 +4,7 @@ use crate::clock::{self, SystemClock};
 use crate::cni_files::Keeper;
 use crate::drivers::{HANDLE, start_kernel, start_kube, start_store};
 use crate::key;
+use crate::own_address;
 use crate::record::{Options, Recorder};
 use crate::run::{Loop, Ports};
 use crate::settings::Settings;
@@ -39,6 +40,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 /// The daemon's life, within a runtime.
 pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    own_address::check(settings).await?;
     let key = Arc::new(key::load_or_generate(&settings.state_dir)?);
     let identity = Identity {
         handle: HANDLE,

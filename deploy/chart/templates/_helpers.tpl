@@ -64,6 +64,14 @@ bin_dir = {{ include "meshd.binDir" . | toJson }}
 {{- end }}
 {{- end -}}
 
+{{- define "meshd.agentEnv" -}}
+{{- include "meshd.env" . }}
+{{- range $name, $value := .Values.agent.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
 {{- /* Where SELinux is enforced, a confined container may neither write the host's folders nor serve a socket there. */ -}}
 {{- define "meshd.seLinux" -}}
 seLinuxOptions:

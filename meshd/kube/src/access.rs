@@ -44,6 +44,18 @@ pub(crate) struct Read {
 }
 
 impl Access {
+    /// The API server's host, without an IPv6 address's brackets, and its port.
+    pub async fn server(&self) -> Result<(String, u16), ClientError> {
+        let url = self.read().await?.config.cluster_url;
+        let host = url.host().unwrap_or_default();
+        let port = match url.scheme_str() {
+            Some("http") => 80,
+            _ => 443,
+        };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        Ok((host, url.port_u16().unwrap_or(port)))
+    }
+
     pub(crate) async fn read(&self) -> Result<Read, ClientError> {
         match self {
             Access::Kubeconfig(path) => {

@@ -224,3 +224,34 @@ fn a_state_folder_that_cannot_be_written_shows_in_the_status() {
         nix::mount::umount(&state).unwrap();
     });
 }
+
+#[test]
+fn pod_cidrs_that_hold_the_nodes_own_address_are_refused_before_anything_is_touched() {
+    isolated("pod CIDRs too wide", || async {
+        let mut daemon = Daemon::new("http://192.0.2.9:1");
+        let config = daemon.path("meshd.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let wide = text.replace("10.244.0.0/16", "192.0.0.0/8");
+        std::fs::write(&config, wide).unwrap();
+        for verb in ["install", "run"] {
+            let refused = daemon.run(&[verb]);
+            let said = String::from_utf8(refused.stderr).unwrap();
+            assert!(!refused.status.success(), "{verb}: {said}");
+            for word in [
+                "cluster_pod_cidrs has 192.0.0.0/8",
+                "own address 192.0.2.1 ",
+                "--cluster-cidr",
+            ] {
+                assert!(said.contains(word), "{verb}: {word:?} is not in: {said}");
+            }
+        }
+        assert!(!daemon.path("state").exists(), "the key was made");
+        // The control: what it would be with CIDRs of the pods alone.
+        std::fs::write(&config, text).unwrap();
+        daemon.start();
+        daemon
+            .until("the API server's absence", |s| !s.problems.is_empty())
+            .await;
+        assert!(daemon.stop().success());
+    });
+}
