@@ -19,6 +19,10 @@ pub(crate) struct Node {
     /// Endpoint addresses that a packet may be sent to, in the node's order.
     pub(crate) endpoints: Vec<IpAddr>,
     pub(crate) refused: Vec<Refused>,
+    /// Node addresses that it claimed last, while what it publishes now cannot be read: still the node's, as far as is
+    /// known, so that nothing may be sent to them in the clear.
+    #[serde(default)]
+    pub(crate) kept: BTreeSet<IpNetwork>,
 }
 
 impl Node {
@@ -39,6 +43,7 @@ impl Node {
             claims: BTreeSet::new(),
             endpoints: Vec::new(),
             refused: Vec::new(),
+            kept: BTreeSet::new(),
         };
         let Ok(annotations) = node.annotations.clone() else {
             return node;
@@ -77,6 +82,17 @@ impl Node {
             }
         }
         node
+    }
+
+    /// Takes over what stays of the node as it was `before`.
+    pub(crate) fn keep(&mut self, before: &Node, bounds: &Bounds) {
+        if self.annotations.is_ok() || self.claimant != before.claimant {
+            return;
+        }
+        let published = before.annotations.iter().flat_map(|a| &a.node_addresses);
+        let claimed = published.map(|a| host(*a)).filter(|a| before.claims.contains(a));
+        let all = claimed.chain(before.kept.iter().copied());
+        self.kept = all.filter(|a| bounds.peer_address(a.ip()).is_ok()).collect();
     }
 
     pub(crate) fn has_v6_endpoint(&self) -> bool {

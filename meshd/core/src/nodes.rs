@@ -4,6 +4,7 @@
 //! by_name   node-3 -> uid, annotations, accepted claims, what was refused
 //! by_key    key    -> {node-3, node-9}   claimants of the key in order of seniority: the first has it
 //! claims    prefix -> {node-3, ..}       see `claims`
+//! kept      prefix -> 1                  how many nodes claimed it last whose annotations are no good now
 //! ```
 
 use crate::bounds::Bounds;
@@ -30,6 +31,8 @@ pub(crate) struct Nodes {
     by_name: BTreeMap<NodeName, Node>,
     by_key: BTreeMap<PublicKey, BTreeSet<Claimant>>,
     claims: Claims,
+    #[serde(default)]
+    kept: BTreeMap<IpNetwork, usize>,
     own: Option<(Claimant, BTreeSet<IpNetwork>)>,
     with_v6_endpoint: usize,
     /// While a list runs: the nodes that it has not named yet.
@@ -69,6 +72,15 @@ impl Nodes {
         &self.claims
     }
 
+    /// Whether a node that publishes nothing good now claimed this address last.
+    pub(crate) fn is_kept(&self, address: IpNetwork) -> bool {
+        self.kept.contains_key(&address)
+    }
+
+    pub(crate) fn kept(&self) -> impl Iterator<Item = IpNetwork> {
+        self.kept.keys().copied()
+    }
+
     /// Whether any node publishes an IPv6 endpoint.
     pub(crate) fn any_v6_endpoint(&self) -> bool {
         self.with_v6_endpoint > 0
@@ -80,7 +92,10 @@ impl Nodes {
             unnamed.remove(&meta.name);
         }
         let name = meta.name.clone();
-        let node = Node::new(meta, bounds);
+        let mut node = Node::new(meta, bounds);
+        if let Some(before) = self.by_name.get(&name) {
+            node.keep(before, bounds);
+        }
         let mut touched = Touched::default();
         if self.by_name.get(&name) == Some(&node) {
             return touched;
@@ -104,14 +119,16 @@ impl Nodes {
             let Some(node) = self.remove(&name, &mut ignored) else {
                 continue;
             };
-            let Claimant { created, uid, .. } = node.claimant;
+            let Claimant { created, uid, .. } = node.claimant.clone();
             let meta = NodeMeta {
                 name: name.clone(),
                 uid,
                 created,
-                annotations: node.annotations,
+                annotations: node.annotations.clone(),
             };
-            self.insert(name, Node::new(meta, bounds), &mut ignored);
+            let mut new = Node::new(meta, bounds);
+            new.keep(&node, bounds);
+            self.insert(name, new, &mut ignored);
         }
     }
 
@@ -148,6 +165,10 @@ impl Nodes {
         }
         self.with_v6_endpoint += usize::from(node.has_v6_endpoint());
         self.enter(&node.claimant, &node.claims, touched);
+        for prefix in &node.kept {
+            *self.kept.entry(*prefix).or_default() += 1;
+            touched.prefixes.insert(*prefix);
+        }
         self.by_name.insert(name, node);
     }
 
@@ -165,6 +186,15 @@ impl Nodes {
         }
         self.with_v6_endpoint -= usize::from(node.has_v6_endpoint());
         self.withdraw(&node.claimant, &node.claims, touched);
+        for prefix in &node.kept {
+            if let Some(count) = self.kept.get_mut(prefix) {
+                *count -= 1;
+                if *count == 0 {
+                    self.kept.remove(prefix);
+                }
+            }
+            touched.prefixes.insert(*prefix);
+        }
         Some(node)
     }
 

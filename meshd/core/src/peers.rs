@@ -20,7 +20,8 @@ impl NodeAgent {
         let routes: Vec<_> = touched
             .prefixes
             .iter()
-            .map(|p| self.route_key(*p).resource())
+            .flat_map(|p| self.route_keys(*p))
+            .map(RouteKey::resource)
             .collect();
         self.dirty.extend(touched.keys.into_iter().map(Resource::Peer));
         self.dirty.extend(routes);

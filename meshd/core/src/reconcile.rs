@@ -4,7 +4,7 @@
 //! What comes first:
 //!
 //! ```text
-//! Firewall, unreachable routes         at once; nothing else happens on the node until they are in force
+//! Firewall, unreachable routes         at once; nothing else happens on the node until those of pods are in force
 //! Forward                              as soon as they are
 //! Device -> Peer -> Route, Rule        when adding; all wait for the gate below
 //! Route -> Peer                        when removing
@@ -68,7 +68,9 @@ impl NodeAgent {
             self.nodes
                 .claims()
                 .prefixes()
-                .map(|p| self.route_key(p).resource()),
+                .chain(self.nodes.kept())
+                .flat_map(|p| self.route_keys(p))
+                .map(RouteKey::resource),
         );
         all.extend(self.observed.routes.keys().map(|k| k.resource()));
         all.extend(

@@ -4,10 +4,15 @@
 //! main table    a peer's pod CIDR       dev DEVICE src OVERLAY mtu MTU   metric ROUTE_METRIC
 //!               a cluster pod CIDR      unreachable                      metric UNREACHABLE_METRIC
 //! route_table   a peer's node address   dev DEVICE src OVERLAY mtu MTU   metric ROUTE_METRIC
+//!               the same                unreachable                      metric UNREACHABLE_METRIC
 //! rules         from an own pod CIDR, not fwmark MARK, lookup route_table
 //! ```
 //!
 //! MTU is the smaller of both ends' overlay MTUs.
+//!
+//! The unreachable route behind a node address is there whenever another node claims it, with a peer or without: where
+//! the route into the device is missing, the lookup would go on to the main table, and what a pod sends to that node
+//! would leave in the clear with this node's address.
 
 use crate::action::{KernelOp, Resource};
 use crate::agent::NodeAgent;
@@ -38,6 +43,32 @@ impl NodeAgent {
         }
     }
 
+    /// What lies behind the route to a node's own address; None for pods, which have one for them all.
+    pub(crate) fn refusal_key(&self, dst: IpNetwork) -> Option<RouteKey> {
+        let key = self.route_key(dst);
+        (key.table != TABLE_MAIN).then_some(RouteKey {
+            metric: UNREACHABLE_METRIC,
+            ..key
+        })
+    }
+
+    /// Whether pods may not reach this address but through the tunnel: it is another node's, as far as is known. The own
+    /// Node's may be a translator's, which leads back here or nowhere. In a family that pods have not, nothing is lost.
+    fn is_refused(&self, dst: IpNetwork) -> bool {
+        let family = Family::of(dst.network());
+        let mut pods = self.bounds.pods.iter().map(|p| Family::of(p.network()));
+        let holder = self.nodes.claims().holder(dst);
+        let of_another = holder.is_some_and(|c| c.node != self.config.node);
+        pods.any(|f| f == family) && (of_another || self.nodes.is_kept(dst))
+    }
+
+    /// All routes of a prefix that a node claims.
+    pub(crate) fn route_keys(&self, dst: IpNetwork) -> impl Iterator<Item = RouteKey> {
+        [Some(self.route_key(dst)), self.refusal_key(dst)]
+            .into_iter()
+            .flatten()
+    }
+
     pub(crate) fn unreachable_routes(&self) -> impl Iterator<Item = RouteKey> {
         let pods = self.bounds.pods.iter();
         pods.map(|dst| RouteKey {
@@ -56,7 +87,8 @@ impl NodeAgent {
     pub(crate) fn desired_route(&self, key: RouteKey) -> Option<Route> {
         let RouteKey { table, dst, metric } = key;
         if metric == UNREACHABLE_METRIC {
-            let ours = table == TABLE_MAIN && self.bounds.pods.contains(&dst);
+            let of_pods = table == TABLE_MAIN && self.bounds.pods.contains(&dst);
+            let ours = of_pods || (self.refusal_key(dst) == Some(key) && self.is_refused(dst));
             return ours.then_some(Route {
                 dst,
                 table,

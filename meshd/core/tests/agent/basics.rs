@@ -20,6 +20,7 @@ fn a_node_comes_up_fail_closed_first() {
             "firewall",
             "route unreachable 10.244.0.0/16 metric 4294967294",
             "route unreachable fd00:244::/48 metric 4294967294",
+            "route unreachable 172.18.0.3/32 metric 4294967294 table 5182",
             "device meshd0 mtu 1440",
             "rule 10.244.0.0/24",
             "rule fd00:244::/64",

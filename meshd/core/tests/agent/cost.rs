@@ -43,7 +43,7 @@ fn one_peers_change_costs_the_same_among_ten_and_a_thousand() {
 
         world.kube(KubeEvent::NodeDeleted("big-7".into()));
         world.run();
-        assert_eq!(world.outputs.len(), 5, "{:?}", world.done);
+        assert_eq!(world.outputs.len(), 6, "{:?}", world.done);
 
         let cost = world.agent.reconciled_keys() - before;
         (cost, world.outputs.len())

@@ -210,7 +210,46 @@ fn a_node_without_a_usable_key_is_unreachable_not_unencrypted() {
                 .iter()
                 .any(|r| r.starts_with("unreachable 10.244.0.0/16"))
         );
+        // Its own address is still its, whatever happens to others, for as long as there is this Node.
+        let refuses = |world: &World| {
+            let route = "unreachable 172.18.0.3/32 metric 4294967294 table 5182";
+            world.routes().iter().any(|r| r == route)
+        };
+        assert!(refuses(&world));
+        let mut heir = node(3);
+        heir.annotations.as_mut().unwrap().node_addresses = vec!["172.18.0.3".parse().unwrap()];
+        world.kube(KubeEvent::NodeApplied(heir));
+        world.run();
+        assert!(world.allowed(3).contains(&"172.18.0.3/32".to_owned()));
+        world.kube(KubeEvent::NodeDeleted("node-3".into()));
+        world.kernel.state.underlay[0].address = "172.18.0.200".parse().unwrap();
+        world.observe();
+        world.assert_quiescent();
+        assert!(refuses(&world));
+        world.kube(KubeEvent::NodeDeleted("node-1".into()));
+        world.assert_quiescent();
+        assert!(!refuses(&world));
     }
+}
+
+#[test]
+fn the_own_nodes_address_is_refused_to_no_pod() {
+    // Nor one that another has claimed and now is ours.
+    let mut world = World::ready(2);
+    assert_eq!(own_refusals(&world), 0);
+    world.kernel.state.underlay[0].address = "172.18.0.4".parse().unwrap();
+    world.observe();
+    world.assert_quiescent();
+    assert_eq!(own_refusals(&world), 0);
+}
+
+/// Refusals of this node's addresses.
+fn own_refusals(world: &World) -> usize {
+    let own = &world.kernel.state.underlay[0].address.to_string();
+    let mine = |r: &&String| {
+        r.starts_with(&format!("unreachable {own}/32")) || r.starts_with("unreachable 172.18.0.2/")
+    };
+    world.routes().iter().filter(mine).count()
 }
 
 #[test]

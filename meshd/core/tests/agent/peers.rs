@@ -18,8 +18,8 @@ fn a_peer_goes_after_its_routes() {
     world.forget_done();
     world.kube(KubeEvent::NodeDeleted("node-1".into()));
     world.run();
-    assert_eq!(world.done.len(), 4);
-    assert_eq!(world.done[3], "remove peer 1");
+    assert_eq!(world.done.len(), 5);
+    assert_eq!(world.done[4], "remove peer 1");
     world.assert_quiescent();
 }
 

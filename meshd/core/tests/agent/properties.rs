@@ -310,7 +310,7 @@ proptest! {
         world.assert_quiescent();
         prop_assert!(world.agent.is_ready(), "{:#?}", world.problems());
         prop_assert_eq!(world.kernel.state.peers.len(), 3);
-        let expected = annotations(1).pod_cidrs.len() * 3 + 3 + 2;
+        let expected = annotations(1).pod_cidrs.len() * 3 + 2 * 3 + 2;
         prop_assert_eq!(world.kernel.state.routes.len(), expected);
         for p in 0..5 {
             prop_assert_eq!(world.del(&name(p)), Ok(()));

@@ -7,8 +7,9 @@
 //! which it does at once.
 //!
 //! A kernel before Linux 6.2 renames an interface only while it is down, and an interface that goes down loses its
-//! routes: they are noted before, and set again after. Behind them lie the unreachable routes, so that nothing leaves
-//! unencrypted in between.
+//! routes: they are noted before, and set again after. Behind them lie unreachable routes, in the main table for all pods
+//! and in the pods' own for each node's address, which are no interface's and stay: so nothing leaves unencrypted in
+//! between.
 
 use super::{Change, Tunnel, interface, kernel, kind_of, private_key, uapi};
 use crate::config::{DriverConfig, KeySource};
