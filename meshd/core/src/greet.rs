@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A session was last seen at an observation, which may be as old as a resync; it may have been renewed since.
-const SLACK: Duration = Duration::from_secs(120);
+pub(crate) const SLACK: Duration = Duration::from_secs(120);
 /// Greetings are spread over at least this, and over [`SPREAD_EACH`] for each of them if that is more: a device does not
 /// make all of its handshakes in one moment.
 const SPREAD_MIN: Duration = Duration::from_millis(250);

@@ -2,6 +2,7 @@
 
 use crate::action::{KernelOp, Resource};
 use crate::agent::NodeAgent;
+use crate::greet::SLACK;
 use crate::nodes::Touched;
 use crate::observed::RouteKey;
 use crate::reconcile::Plan;
@@ -82,7 +83,7 @@ impl NodeAgent {
         };
         let given = self.observed.endpoints_given.get(key).copied();
         let given = given.or_else(|| adopted(now, observed, &desired));
-        let may_have_roamed = given == desired.endpoint && observed.endpoint.is_some();
+        let may_have_roamed = given == desired.endpoint && is_where_heard(now, observed, &desired);
         let as_desired =
             observed.allowed_ips == desired.allowed_ips && observed.keepalive == desired.keepalive;
         if may_have_roamed && as_desired {
@@ -153,6 +154,16 @@ impl NodeAgent {
 
 fn set(peer: Peer) -> Plan {
     Plan::kernel(KernelOp::SetPeer(peer))
+}
+
+/// Whether the device may know better than what is published where the peer is: it sends there, or has heard it
+/// elsewhere in a session that still lives. What a session that is dead has left would keep the peer away for good if it
+/// has moved back: it does not answer there, and nothing else is tried.
+fn is_where_heard(now: Now, observed: &PeerState, desired: &Peer) -> bool {
+    let alive = observed
+        .last_handshake
+        .is_some_and(|at| now.wall.since(at) < SESSION_LIFE + SLACK);
+    observed.endpoint.is_some() && (alive || observed.endpoint == desired.endpoint)
 }
 
 /// After a restart of the agent nobody knows what the peer was given. Where its session lives, wherever it was last
