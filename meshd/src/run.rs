@@ -77,7 +77,7 @@ pub struct Loop<C> {
     readiness: RateLimit,
     /// Who wants to know whether pods can be attached.
     tells: Option<watch::Sender<bool>>,
-    /// Why the CNI configuration is not in place.
+    /// Why the CNI configuration is not in place, or not in use.
     conflist: Option<KeeperProblem>,
 }
 
@@ -298,15 +298,9 @@ impl<C: Clock> Loop<C> {
                 remedy: "see whether the recording's folder can be written and its disk keeps up".into(),
             });
         }
-        if let Some(message) = self.conflist.as_ref().and_then(KeeperProblem::get) {
-            status.problems.push(Problem {
-                subject: "cni".into(),
-                message,
-                remedy: "until it is in place the container runtime may not know this network: see cni.conflist and \
-                         cni.conf_dir of the configuration"
-                    .into(),
-            });
-        }
+        status
+            .problems
+            .extend(self.conflist.as_ref().and_then(KeeperProblem::get));
         status
     }
 

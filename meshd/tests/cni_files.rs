@@ -236,6 +236,32 @@ async fn the_configuration_comes_when_the_daemon_is_ready_and_stays() {
     assert!(there.exists(), "it stays when the daemon ends");
 }
 
+#[tokio::test]
+async fn a_network_that_comes_first_is_named() {
+    let host = Host::new();
+    let conf = host.path("conf");
+    // One look: the keeper of a daemon that is ready, and ends.
+    let look = async || {
+        let (_, told) = watch::channel(true);
+        let keeper = Keeper::new(&host.cni).unwrap();
+        let problem = keeper.problem();
+        keeper.run(told).await;
+        problem.get()
+    };
+    // Later names, and one of no ending that runtimes know.
+    for name in ["10-other.conflist", "05-cilium.conflist.bak", "99-loopback.conf"] {
+        fs::write(conf.join(name), "another's").unwrap();
+    }
+    assert_eq!(look().await, None);
+    assert!(conf.join("10-meshd.conflist").exists());
+    for name in ["10-flannel.conflist", "05-cilium.conf", "00.json"] {
+        fs::write(conf.join(name), "another's").unwrap();
+        let problem = look().await.unwrap();
+        assert!(problem.message.starts_with(name), "{problem:?}");
+        assert!(problem.remedy.contains("remove"), "{problem:?}");
+    }
+}
+
 #[test]
 fn nothing_is_kept_where_nothing_is_configured() {
     assert!(Keeper::new(&Cni::default()).is_none());

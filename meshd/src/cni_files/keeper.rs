@@ -2,6 +2,7 @@
 
 use super::{FileError, Placed, place, plugins};
 use crate::settings::Cni;
+use meshd_model::status::Problem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,19 +13,34 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How soon it is tried again when it could not be put there.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why the configuration is not in place; none if it is, or is not wanted yet.
+/// Endings of what container runtimes take for a network's configuration (libcni's ConfFiles).
+const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// Why the configuration is not in place, or not the one in use; none if it is, or is not wanted yet.
 #[derive(Clone, Debug, Default)]
-pub struct KeeperProblem(Arc<Mutex<Option<String>>>);
+pub struct KeeperProblem(Arc<Mutex<Option<Problem>>>);
 
 impl KeeperProblem {
     /// What is wrong.
     #[must_use]
-    pub fn get(&self) -> Option<String> {
+    pub fn get(&self) -> Option<Problem> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, problem: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    fn set(&self, found: Option<(String, &str)>) {
+        let new = found.map(|(message, remedy)| Problem {
+            subject: "cni".into(),
+            message,
+            remedy: remedy.into(),
+        });
+        let mut problem = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *problem == new {
+            return;
+        }
+        if let Some(new) = &new {
+            tracing::warn!("{}: {}", new.message, new.remedy);
+        }
+        *problem = new;
     }
 }
 
@@ -65,21 +81,18 @@ impl Keeper {
         loop {
             // A small file, and nothing waits for this task.
             let pause = match self.put() {
-                Ok(Placed::Same) => {
-                    self.problem.set(None);
-                    LOOK
-                }
-                Ok(Placed::New) => {
-                    self.problem.set(None);
-                    tracing::info!(path = %self.folder.join(&self.name).display(), "the CNI configuration is in place");
+                Ok(placed) => {
+                    if placed == Placed::New {
+                        let path = self.folder.join(&self.name);
+                        tracing::info!(path = %path.display(), "the CNI configuration is in place");
+                    }
+                    self.problem.set(self.another_network());
                     LOOK
                 }
                 Err(error) => {
-                    let message = error.to_string();
-                    if self.problem.get().as_ref() != Some(&message) {
-                        tracing::warn!("{message}");
-                    }
-                    self.problem.set(Some(message));
+                    let remedy = "until it is in place the container runtime may not know this network: see cni.conflist and \
+                                  cni.conf_dir of the configuration";
+                    self.problem.set(Some((error.to_string(), remedy)));
                     RETRY
                 }
             };
@@ -93,5 +106,26 @@ impl Keeper {
     fn put(&self) -> Result<Placed, super::InstallError> {
         plugins(&self.source)?;
         place(&self.source, &self.folder, &self.name, 0o644).map_err(|e: FileError| e.into())
+    }
+
+    /// What runtimes take instead of ours: the first by name.
+    fn another_network(&self) -> Option<(String, &'static str)> {
+        let names = std::fs::read_dir(&self.folder).ok()?.filter_map(Result::ok);
+        let first = names
+            .map(|entry| PathBuf::from(entry.file_name()))
+            .filter(|name| {
+                name.extension()
+                    .is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending))
+            })
+            .min()?;
+        let message = format!(
+            "{} comes before {} in {}: the container runtime gives new pods that network",
+            first.display(),
+            self.name,
+            self.folder.display()
+        );
+        let remedy = "remove that network from the node, or its file from the folder, and start the pods anew that it has \
+                      attached meanwhile";
+        (first.as_os_str() < self.name.as_str()).then_some((message, remedy))
     }
 }
