@@ -8,7 +8,9 @@ use crate::drivers::{STORE_FOLDER as FOLDER, access, driver_config};
 use crate::settings::Settings;
 use crate::{cni_files, key, record};
 use anyhow::{Context, bail};
-use meshd_kube::removal::{RemovalError, clear_annotations, pods_on, progress};
+use meshd_kube::removal::{
+    RemovalError, clear_annotations, has_daemon_set, pods_on, progress, unready_nodes,
+};
 use meshd_model::NodeName;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The agents' DaemonSet: where it is, meshd is installed, and its pods may come back at any time.
+const SET: &str = "meshd";
+/// Nodes that a message names.
+const NAMED: usize = 20;
 /// The pods that must be gone first.
 const PODS: &str = "app.kubernetes.io/name in (meshd, meshd-wg)";
 /// Time between two looks.
@@ -69,8 +75,16 @@ async fn clean(settings: &Settings, options: &Uninstall) -> anyhow::Result<()> {
     let client = match &options.namespace {
         Some(namespace) => {
             let client = meshd_kube::connect(&access(settings)).await?;
-            until(end, "meshd's pods are still on this node", async || {
+            until(end, "meshd is still on this node", async || {
+                // Asked before and after: what is left of an earlier removal must do nothing to a later installation.
+                let installed = || format!("the DaemonSet {namespace}/{SET} is there; delete it first");
+                if has_daemon_set(&client, namespace, SET).await? {
+                    return Ok(Err(installed()));
+                }
                 let pods = pods_on(&client, namespace, PODS, &node).await?;
+                if has_daemon_set(&client, namespace, SET).await? {
+                    return Ok(Err(installed()));
+                }
                 Ok(pods.is_empty().then_some(()).ok_or_else(|| pods.join(", ")))
             })
             .await?;
@@ -163,12 +177,32 @@ async fn wait_for(settings: &Settings, namespace: &str, set: &str, timeout: Dura
     let end = Instant::now() + timeout;
     until(end, "not all nodes are clean", async || {
         let progress = progress(&client, namespace, set).await?;
-        let so_far = || format!("{} of {} are", progress.ready, progress.wanted);
-        Ok(progress.is_done().then_some(()).ok_or_else(so_far))
+        if progress.is_done() {
+            return Ok(Ok(()));
+        }
+        let so_far = format!("{} of {} are", progress.ready, progress.wanted);
+        // Who is missing is told at the end alone: in a large cluster that is a long list.
+        if Instant::now() < end {
+            return Ok(Err(so_far));
+        }
+        let selector = format!("app.kubernetes.io/name={set}");
+        let nodes = unready_nodes(&client, namespace, &selector).await?;
+        Ok(Err(format!("{so_far}; {}", missing(&nodes))))
     })
     .await?;
     println!("all nodes are clean");
     Ok(())
+}
+
+/// Says which nodes are not clean, and what to do.
+fn missing(nodes: &[String]) -> String {
+    let named = nodes.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let who = match nodes.len() {
+        0 => "which are missing, the API server does not say".to_owned(),
+        1..=NAMED => format!("missing: {named}"),
+        more => format!("missing: {named}, and {} more", more - NAMED),
+    };
+    format!("{who}. Once they are back, apply deploy/uninstall.yaml, which cleans them")
 }
 
 /// Asks until it is so. What the API server refuses or does not answer is asked again too.
@@ -187,5 +221,19 @@ async fn until<T>(
             bail!("{otherwise}: {not_yet}");
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_missing_are_named_and_a_long_list_is_cut() {
+        let nodes: Vec<_> = (1..=NAMED + 2).map(|n| format!("n{n}")).collect();
+        assert!(missing(&nodes[..2]).starts_with("missing: n1, n2. Once"));
+        let all = missing(&nodes);
+        assert!(all.contains("n20, and 2 more.") && !all.contains("n21"), "{all}");
+        assert!(missing(&[]).contains("deploy/uninstall.yaml"));
     }
 }

@@ -67,6 +67,37 @@ pub async fn pods_on(
         .collect())
 }
 
+/// Nodes with a pod of this label selector that is not ready.
+pub async fn unready_nodes(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+) -> Result<Vec<String>, RemovalError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().labels(selector);
+    let listed = within(format!("list pods {selector}"), api.list(&params)).await?;
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions
+            .into_iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    let unready = listed.items.into_iter().filter(|pod| !is_ready(pod));
+    let mut nodes: Vec<_> = unready.filter_map(|pod| pod.spec?.node_name).collect();
+    nodes.sort();
+    Ok(nodes)
+}
+
+/// Whether there is such a DaemonSet.
+pub async fn has_daemon_set(client: &Client, namespace: &str, name: &str) -> Result<bool, RemovalError> {
+    let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    let found = within(
+        format!("read DaemonSet {namespace}/{name}"),
+        api.get_metadata_opt(name),
+    );
+    Ok(found.await?.is_some())
+}
+
 /// Takes meshd's annotations off the Node; gives their keys. A Node that is gone has none.
 pub async fn clear_annotations(client: &Client, node: &NodeName) -> Result<Vec<String>, RemovalError> {
     let api: Api<Node> = Api::all(client.clone());
