@@ -5,6 +5,7 @@ mod support;
 use meshd_core::KernelOp::SetFirewall;
 use meshd_model::kernel::{Firewall, Outside};
 use nix::sys::socket::{setsockopt, sockopt};
+use nlink::netlink::link::VethLink;
 use nlink::netlink::nftables::{
     BaseChain, Chain, Family, Field, FilterHook, IcmpxCode, Match, NatHook, NatType, Priority, Reject, Rule,
     RuleSpec, Stmt, Value,
@@ -14,7 +15,9 @@ use nlink::{Connection, Nftables};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
-use support::{BRIEFLY, Inbox, PATIENCE, Sandbox, Site, firewall, icmp, node, open_firewall, send, site};
+use support::{
+    BRIEFLY, Inbox, Node, PATIENCE, Sandbox, Site, firewall, icmp, node, open_firewall, send, site,
+};
 
 /// The pod's address, one outside, the neighbour's, the node's own.
 const FAMILIES: [[&str; 4]; 2] = [
@@ -223,6 +226,145 @@ fn translated_destinations_are_reached_both_ways() {
                 !asks_within(&site.pod, at(service, 443).parse().unwrap(), BRIEFLY),
                 "{service}"
             );
+        }
+    });
+}
+
+/// What a pod answers to somebody whom it may not ask itself goes back.
+#[test]
+fn who_is_refused_as_a_destination_may_ask() {
+    node("who_is_refused_as_a_destination", |mut node| async move {
+        let neighbours = ["192.0.2.0/24", "2001:db8::/64"];
+        let site = site(&mut node, refusing(&neighbours)).await;
+        let mut rules = Vec::new();
+        for [pod, _, _, own] in FAMILIES {
+            rules.push((own, 30080, site.pod.echo(&at(pod, 0))));
+        }
+        translate(&rules).await;
+        for [_, _, neighbour, own] in FAMILIES {
+            assert!(site.neighbour.asks(at(own, 30080).parse().unwrap()), "{own}");
+            assert_eq!(seen(&site, neighbour, BRIEFLY), None, "{neighbour}");
+        }
+    });
+}
+
+/// Another node at the other end of the tunnel: a pod's address there, and an address of its own.
+const PEER: [[&str; 2]; 2] = [
+    ["10.244.2.2", "172.16.0.9"],
+    ["fd00:244:0:2::2", "2001:db8:16::9"],
+];
+
+/// Puts it there, in the place of a stand-in that leads nowhere.
+async fn peer(node: &Node) -> Sandbox {
+    let sandbox = Sandbox::new();
+    node.conn.del_link(support::DEVICE).await.unwrap();
+    let veth = VethLink::new(support::DEVICE, "wg0").peer_netns_fd(sandbox.file());
+    node.conn.add_link(veth).await.unwrap();
+    node.conn.set_link_up(support::DEVICE).await.unwrap();
+    let own = ["10.244.1.1/32", "fd00:244:0:1::1/128", "fe80::1/64"];
+    support::add_addresses(&node.conn, support::DEVICE, &own).await;
+    for [pod, own] in PEER {
+        for address in [pod, own] {
+            let dst = address.parse().unwrap();
+            match dst {
+                IpAddr::V4(v4) => node.conn.add_route(Ipv4Route::new(v4, 32).dev("wg0")).await,
+                IpAddr::V6(v6) => node.conn.add_route(Ipv6Route::new(v6, 128).dev("wg0")).await,
+            }
+            .unwrap();
+        }
+    }
+    sandbox.netlink(|conn| async move {
+        conn.set_link_up("lo").await.unwrap();
+        conn.set_link_up("wg0").await.unwrap();
+        let prefixes = PEER.as_flattened().iter().map(|a| {
+            let length = if a.contains(':') { 128 } else { 32 };
+            format!("{a}/{length}")
+        });
+        let prefixes: Vec<String> = prefixes.collect();
+        let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+        support::add_addresses(&conn, "wg0", &prefixes).await;
+        let node = Ipv4Route::new([10, 244, 1, 1].into(), 32);
+        conn.add_route(node.dev("wg0")).await.unwrap();
+        let v4 = Ipv4Route::default_route().gateway([10, 244, 1, 1].into());
+        conn.add_route(v4.dev("wg0")).await.unwrap();
+        let v6 = Ipv6Route::default_route().gateway("fe80::1".parse().unwrap());
+        conn.add_route(v6.dev("wg0")).await.unwrap();
+    });
+    sandbox
+}
+
+/// Sends from the peer until it arrives; where it came from.
+fn arrives(site: &Site, peer: &Sandbox, from: &str, to: &str, patience: Duration) -> Option<IpAddr> {
+    let inbox = Inbox::within(&site.neighbour, &at(to, 0));
+    let (from, to) = (at(from, 0), at(to, inbox.port()));
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        let (from, to) = (from.clone(), to.clone());
+        peer.run(move || send(&from, &to));
+        if let Some(source) = inbox.next(BRIEFLY) {
+            return Some(source);
+        }
+    }
+    None
+}
+
+fn asks_until(sandbox: &Sandbox, to: SocketAddr) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if asks_within(sandbox, to, BRIEFLY) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A peer may use this node's ports, and nothing behind it: neither with its own address, nor where pods are refused.
+#[test]
+fn nobody_goes_through_this_node_to_somewhere_else() {
+    node("nobody_goes_through_this_node", |mut node| async move {
+        let site = site(&mut node, open_firewall()).await;
+        let peer = peer(&node).await;
+        let nft = Connection::<Nftables>::new().unwrap();
+        masquerade_by_another_hand(&nft).await;
+        let mut rules = Vec::new();
+        for ([_, outside, _, own], [pod, _]) in FAMILIES.into_iter().zip(PEER) {
+            rules.push((own, 30080, site.neighbour.echo(&at(outside, 0))));
+            rules.push((own, 30081, peer.echo(&at(pod, 0))));
+        }
+        translate(&rules).await;
+        for [_, outside, _, own] in FAMILIES {
+            let port = |port: u16| at(own, port).parse().unwrap();
+            assert!(asks_until(&peer, port(30080)), "{own} leads to {outside}");
+            assert!(
+                asks_until(&site.neighbour, port(30081)),
+                "{own} leads to the peer"
+            );
+        }
+        for ([_, outside, ..], from) in FAMILIES.into_iter().zip(PEER) {
+            for from in from {
+                assert_eq!(arrives(&site, &peer, from, outside, BRIEFLY), None, "{from}");
+            }
+        }
+        let refused = refusing(&[
+            "203.0.113.0/24",
+            "2001:db8:9::/64",
+            "192.0.2.0/24",
+            "2001:db8::/64",
+        ]);
+        node.apply(SetFirewall(refused)).await;
+        for [_, outside, _, own] in FAMILIES {
+            let port = |port: u16| at(own, port).parse().unwrap();
+            assert!(!asks_within(&peer, port(30080), BRIEFLY), "{outside} is refused");
+            assert!(
+                asks_until(&site.neighbour, port(30081)),
+                "{own} leads to the peer"
+            );
+        }
+        // The control: the way is there.
+        nft.del_table("meshd", Family::Inet).await.unwrap();
+        for ([_, outside, _, own], [_, from]) in FAMILIES.into_iter().zip(PEER) {
+            let seen = arrives(&site, &peer, from, outside, PATIENCE);
+            assert_eq!(seen, Some(own.parse().unwrap()), "{from}");
         }
     });
 }

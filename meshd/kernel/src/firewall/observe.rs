@@ -127,7 +127,21 @@ fn read(rules: &[RuleInfo]) -> Firewall {
                     mask: u32::MAX,
                 };
             }
-            (FORWARD, ["iifname", _, "ip" | "ip6", "daddr", prefix, "counter", "drop"]) => {
+            (
+                FORWARD,
+                [
+                    "iifname",
+                    _,
+                    "ct",
+                    "direction",
+                    "original",
+                    "ip" | "ip6",
+                    "daddr",
+                    prefix,
+                    "counter",
+                    "drop",
+                ],
+            ) => {
                 firewall.outside.refused.extend(network(prefix));
             }
             (MASQUERADE, ["iifname", .., "masquerade", "fully-random"]) => firewall.outside.masquerade = true,

@@ -6,7 +6,9 @@
 use super::spec::{self, FORWARD, MASQUERADE};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Firewall, POD_IFNAME_PREFIX};
-use nlink::netlink::nftables::{Field, NatStatement, RuleSpec, Stmt, TcpFlags, Value, Verdict};
+use nlink::netlink::nftables::{
+    CtDirection, CtState, CtStatus, Field, NatStatement, RuleSpec, Stmt, TcpFlags, Value, Verdict,
+};
 
 /// Of [`FORWARD`]: behind what other tools filter there. Of chains with one priority, that which was registered last is
 /// asked first: at kube-proxy's (0), our drop would come before its reject for a Service without endpoints.
@@ -20,13 +22,39 @@ pub(super) fn rules(firewall: &Firewall) -> Vec<(&'static str, RuleSpec)> {
     // What stays in the cluster is not outside, wherever its address lies: that of a peer's own may well be refused.
     rules.extend(inside(FORWARD, &firewall.device));
     for refused in &firewall.outside.refused {
-        let rule = from_pods().then(spec::within(destination(refused), *refused));
-        rules.push((FORWARD, rule.then(Stmt::Counter).then(Verdict::Drop)));
+        // A pod of another node comes by the tunnel, through a port of this one's that leads outside.
+        for from in [pods(), firewall.device.as_str().into()] {
+            // What answers somebody there is not meant: a pod does not choose who asks it through a port of the node's.
+            let rule = spec::when(Field::Iifname, from)
+                .then(spec::matches(Field::CtDirection, CtDirection::Original.into()))
+                .then(spec::within(destination(refused), *refused));
+            rules.push((FORWARD, rule.then(Stmt::Counter).then(Verdict::Drop)));
+        }
     }
+    rules.extend(no_transit(&firewall.device));
     if firewall.outside.masquerade {
         rules.extend(masquerade(firewall));
     }
     rules
+}
+
+/// Nobody uses this node as a way to somewhere else: what comes by the tunnel and leaves by an interface that is not ours
+/// is an answer, or was translated here (a NodePort whose endpoint is not a pod). A peer may send from its own addresses,
+/// which the egress chain does not know.
+fn no_transit(device: &str) -> [(&'static str, RuleSpec); 3] {
+    let comes = || spec::when(Field::Iifname, device.into());
+    let answers = CtState::ESTABLISHED | CtState::RELATED;
+    let translated = CtStatus::DST_NAT;
+    [
+        comes()
+            .then(spec::matches(Field::CtState, answers.into()))
+            .then(Verdict::Accept),
+        comes()
+            .then(spec::matches(Field::CtStatus, translated.into()))
+            .then(Verdict::Accept),
+        comes().then(Stmt::Counter).then(Verdict::Drop),
+    ]
+    .map(|rule| (FORWARD, rule))
 }
 
 /// A connection through the tunnel or with a pod uses no segments that its route does not carry, in neither direction.

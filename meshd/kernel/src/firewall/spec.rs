@@ -20,7 +20,11 @@
 //!     iifname "mshp*" tcp flags syn tcp option maxseg size set rt mtu  # and oifname, and both of wg0
 //!     oifname "mshp*" accept
 //!     oifname "wg0" accept
-//!     iifname "mshp*" ip daddr 169.254.169.254 counter drop  # and each other destination that pods are refused
+//!     iifname "mshp*" ct direction original ip daddr 169.254.169.254 counter drop  # and whatever else pods are refused
+//!     iifname "wg0" ct direction original ip daddr 169.254.169.254 counter drop
+//!     iifname "wg0" ct state established,related accept  # this node is nobody's way to somewhere else
+//!     iifname "wg0" ct status dnat accept
+//!     iifname "wg0" counter drop
 //!   }
 //!   chain masquerade {                   # the world outside sees the node's address
 //!     type nat hook postrouting priority srcnat; policy accept;
