@@ -1,6 +1,6 @@
 //! A cluster with the chart's rights, and those who try to write its Nodes.
 
-use crate::chart::{self, ACCOUNT, NAMESPACE};
+use crate::chart::{self, ACCOUNT, NAMESPACE, UNINSTALL};
 use kube::Client;
 use meshd_control_plane::ControlPlane;
 use meshd_kube::{Access, connect};
@@ -97,14 +97,16 @@ impl Cluster {
             }
         }
         let probe = self.node(&format!("probe-{policy}")).await;
-        let unbound = self.unbound().await;
+        let account = if policy == UNINSTALL { UNINSTALL } else { ACCOUNT };
+        let unbound = json!({ "token": self.token_as(account, &Value::Null).await });
+        let unbound = self.client(&unbound).await;
         let path = format!("{NODES}/{probe}?dryRun=All");
         let label = json!({"metadata": {"labels": {"probe": "1"}}});
         let annotation = json!({"metadata": {"annotations": {"meshd.dev/probe": "1"}}});
         let begin = Instant::now();
         loop {
             let answer = match policy {
-                "meshd-account" => ask(&unbound, "PATCH", &path, MERGE, &label).await,
+                "meshd-account" | UNINSTALL => ask(&unbound, "PATCH", &path, MERGE, &label).await,
                 _ => ask(&self.admin, "PATCH", &path, MERGE, &annotation).await,
             };
             if answer.code == 403 && answer.message().contains(policy) {
@@ -185,21 +187,30 @@ impl Cluster {
 
     /// A token of meshd's account that is bound to a pod on this node, as the kubelet projects it into the pod.
     pub(crate) async fn token_of(&self, node: &str) -> String {
+        self.pod_token(ACCOUNT, node).await
+    }
+
+    async fn pod_token(&self, account: &str, node: &str) -> String {
+        let name = format!("{account}-{node}");
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("meshd-{node}"), "namespace": NAMESPACE},
-            "spec": {"nodeName": node, "serviceAccountName": ACCOUNT, "containers": [{"name": "c", "image": "i"}]},
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"nodeName": node, "serviceAccountName": account, "containers": [{"name": "c", "image": "i"}]},
         });
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
         let answer = ask(&self.admin, "POST", &path, "application/json", &pod).await;
         if answer.code != 409 {
             answer.allowed("create meshd's pod");
         }
-        self.token(&json!({"kind": "Pod", "apiVersion": "v1", "name": format!("meshd-{node}")}))
+        self.token_as(account, &json!({"kind": "Pod", "apiVersion": "v1", "name": name}))
             .await
     }
 
     pub(crate) async fn token(&self, bound_to: &Value) -> String {
-        let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token");
+        self.token_as(ACCOUNT, bound_to).await
+    }
+
+    async fn token_as(&self, account: &str, bound_to: &Value) -> String {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token");
         let mut request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": null}});
         if !bound_to.is_null() {
             request["spec"]["boundObjectRef"] = bound_to.clone();
@@ -212,6 +223,12 @@ impl Cluster {
     /// meshd on this node.
     pub(crate) async fn meshd(&self, node: &str) -> Client {
         let token = self.token_of(node).await;
+        self.client(&json!({ "token": token })).await
+    }
+
+    /// What takes meshd off this node.
+    pub(crate) async fn uninstaller(&self, node: &str) -> Client {
+        let token = self.pod_token(UNINSTALL, node).await;
         self.client(&json!({ "token": token })).await
     }
 

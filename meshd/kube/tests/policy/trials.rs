@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, NODES, annotate, ask, merge};
 use kube::Client;
 use meshd_core::{ActionId, KubeAction, KubeEvent, Resource};
+use meshd_kube::removal::clear_annotations;
 use meshd_model::{NodeAnnotations, NodeUid, PublicKey};
 use meshd_translate::annotations::{LISTEN_PORT, MTU, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY};
 use meshd_translate::{encode, publish_body};
@@ -423,6 +424,41 @@ pub(crate) async fn the_account_changes_nothing_else(cluster: Cluster) {
         let answer = ask(&meshd, method, &path, "application/json", &body).await;
         assert_eq!(answer.code, 403, "{method} {path}: {}", answer.message());
     }
+}
+
+/// Under its own policy alone: the others are gone when it begins.
+pub(crate) async fn what_uninstalls_takes_our_annotations_off_its_own_node_and_changes_nothing_else(
+    cluster: Cluster,
+) {
+    let [own, other] = [cluster.node("own").await, cluster.node("other").await];
+    for node in [&own, &other] {
+        let published = publish(&cluster, &cluster.meshd(node).await, node).await;
+        published.allowed("what is to be taken off");
+    }
+    let client = cluster.uninstaller(&own).await;
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    let control = merge(&client, &own, &label).await;
+    control.allowed("without the policy its rights are for all of a Node");
+    cluster.enforce(crate::chart::UNINSTALL).await;
+    let theirs = clear_annotations(&client, &other.as_str().into()).await;
+    let refused = theirs.unwrap_err().to_string();
+    assert!(
+        refused.contains(&other) && refused.contains("meshd-uninstall"),
+        "{refused}"
+    );
+    for change in [
+        json!({"metadata": {"labels": {"x": "z"}}}),
+        json!({"metadata": {"annotations": {"example.org/note": null}}}),
+        json!({"spec": {"unschedulable": true}}),
+    ] {
+        let what = change.to_string();
+        let answer = merge(&client, &own, &change).await;
+        answer.denied(&what, &["meshd-uninstall", "may not change", &own]);
+    }
+    let removed = clear_annotations(&client, &own.as_str().into()).await.unwrap();
+    assert!(removed.iter().any(|key| key == PUBLIC_KEY), "{removed:?}");
+    let annotations = cluster.get(&own).await["metadata"]["annotations"].clone();
+    assert_eq!(annotations, json!({"example.org/note": "kept"}));
 }
 
 pub(crate) async fn the_account_clears_the_network_condition_and_nothing_beside_it(cluster: Cluster) {
