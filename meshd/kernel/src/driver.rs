@@ -6,8 +6,9 @@ use crate::firewall::{self, Guards};
 use crate::watch::Watcher;
 use crate::{device, observe, pod, route, rule};
 use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
-use meshd_model::kernel::KernelState;
+use meshd_model::kernel::{ForwardChain, KernelState};
 use nlink::{Connection, Nftables, Route};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -79,6 +80,8 @@ struct Driver {
     seen: Option<KernelState>,
     /// Whether there was a look at all.
     has_looked: bool,
+    /// What the last look that could read them found of others' chains.
+    forward_chains: BTreeSet<ForwardChain>,
 }
 
 impl Driver {
@@ -99,6 +102,7 @@ impl Driver {
             events,
             seen: None,
             has_looked: false,
+            forward_chains: BTreeSet::new(),
         })
     }
 
@@ -164,7 +168,9 @@ impl Driver {
 
     async fn observe(&mut self) -> Result<KernelState> {
         let first = !self.has_looked;
-        let state = observe::observe(&self.conn, &self.nft, &self.config, first).await?;
+        let known = &self.forward_chains;
+        let state = observe::observe(&self.conn, &self.nft, &self.config, first, known).await?;
+        self.forward_chains.clone_from(&state.forward_chains);
         self.has_looked = true;
         self.seen = Some(steady(&state));
         Ok(state)
@@ -179,7 +185,8 @@ impl Driver {
             Ok(_) if before.is_some() && self.seen == before => None,
             Ok(state) => Some(KernelEvent::Observed(Box::new(state))),
             Err(e) => {
-                tracing::warn!("cannot observe the kernel after a change: {e}");
+                tracing::warn!("cannot observe the kernel after a change, and will look again: {e}");
+                self.watcher.again();
                 None
             }
         }

@@ -5,19 +5,23 @@ use crate::config::DriverConfig;
 use crate::error::{Context, Result};
 use crate::{device, firewall, route, rule};
 use meshd_model::attachment::MacAddr;
-use meshd_model::kernel::{DeviceState, KernelState, POD_IFNAME_PREFIX, PodLinkState, UnderlayAddress};
+use meshd_model::kernel::{
+    DeviceState, ForwardChain, KernelState, POD_IFNAME_PREFIX, PodLinkState, UnderlayAddress,
+};
 use nlink::netlink::messages::{AddressMessage, LinkMessage, NeighborMessage};
 use nlink::{Connection, Nftables, Route};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// What is there. A userspace device that does not answer in time fails the whole look, unless it is the `first`: then
-/// the rest of the node, and its firewall above all, must not wait for it.
+/// the rest of the node, and its firewall above all, must not wait for it. Others' chains, which they may change while they
+/// are read, fail no look: they are taken for what is `known` of them.
 pub(crate) async fn observe(
     conn: &Connection<Route>,
     nft: &Connection<Nftables>,
     config: &DriverConfig,
     first: bool,
+    known: &BTreeSet<ForwardChain>,
 ) -> Result<KernelState> {
     let links = conn.get_links().await.doing(|| "list interfaces")?;
     let addresses = conn.get_addresses().await.doing(|| "list addresses")?;
@@ -25,7 +29,11 @@ pub(crate) async fn observe(
     let rules = conn.get_rules().await.doing(|| "list policy rules")?;
     let neighbours = conn.get_neighbors().await.doing(|| "list neighbours")?;
     let (firewall, guards) = firewall::observe(nft).await?;
-    let forward_chains = firewall::forward::observe(nft, &config.device).await?;
+    let forward_chains = firewall::forward::observe(nft, &config.device).await;
+    let forward_chains = forward_chains.unwrap_or_else(|e| {
+        tracing::warn!("cannot read other tools' chains, and take them for what they were: {e}");
+        known.clone()
+    });
 
     let default_routes = route::default_routes(&routes);
     let (routes, pod_routes) = route::read(&routes, &names(&links));

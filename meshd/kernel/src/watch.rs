@@ -85,6 +85,11 @@ impl Watcher {
         }
     }
 
+    /// The last look came to nothing: another is due after the pause.
+    pub(crate) fn again(&self) {
+        self.change.notify_one();
+    }
+
     /// A look was taken, and took so long.
     pub(crate) fn looked(&mut self, took: Duration) {
         self.not_before = Instant::now() + INTERVAL.max(took * SHARE);

@@ -169,6 +169,21 @@ fn teardown_takes_our_rules_out_of_iptables_chains() {
     });
 }
 
+/// kube-proxy's table is not even read, which takes long where there are many Services.
+#[test]
+fn the_table_of_kube_proxy_is_passed_over() {
+    node("the_table_of_kube_proxy", |mut node| async move {
+        let nft = Connection::<Nftables>::new().unwrap();
+        for (table, told) in [("kube-proxy", 0), ("kube-proxy2", 1)] {
+            nft.add_table(table, Family::Ip).await.unwrap();
+            let chain = Chain::new(table, "filter-forward").unwrap().family(Family::Ip);
+            let base = BaseChain::filter(FilterHook::Forward, Priority::Filter).policy(Policy::Drop);
+            nft.add_chain(chain.base(base)).await.unwrap();
+            assert_eq!(node.observe().await.forward_chains.len(), told, "{table}");
+        }
+    });
+}
+
 #[test]
 fn a_chain_of_an_unknown_tool_is_told_and_left_alone() {
     node("a_chain_of_an_unknown_tool", |mut node| async move {

@@ -19,6 +19,9 @@ const FORWARD: u32 = 2;
 const DROP: u32 = 0;
 /// Comment of the rules that we put into others' chains: teardown finds them by it.
 const COMMENT: &str = "meshd";
+/// Table of kube-proxy's nftables mode, which drops nothing by default. It is not read: in a large cluster its rules are
+/// tens of megabytes, and it is changed all the time.
+const KUBE_PROXY: &str = "kube-proxy";
 /// Chains that are looked at; each costs a dump of its rules.
 const CHAINS_MAX: usize = 32;
 
@@ -28,7 +31,7 @@ pub(crate) async fn observe(nft: &Connection<Nftables>, device: &str) -> Result<
     let of_others = |c: &&nlink::netlink::nftables::ChainInfo| {
         let family = matches!(c.family, Family::Ip | Family::Ip6 | Family::Inet);
         let is_ours = c.family == super::spec::FAMILY && c.table == super::spec::TABLE;
-        c.hook == Some(FORWARD) && family && !is_ours
+        c.hook == Some(FORWARD) && family && !is_ours && c.table != KUBE_PROXY
     };
     let mut found = BTreeSet::new();
     for chain in chains.iter().filter(of_others).take(CHAINS_MAX) {
