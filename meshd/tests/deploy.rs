@@ -300,3 +300,34 @@ fn the_device_is_there_in_every_mode() {
         }
     }
 }
+
+/// Wherever something asks the API server, the kubelet's kubeconfig is there if it shall say where that is.
+#[test]
+fn the_kubelets_kubeconfig_is_mounted_for_all_who_are_told_of_it() {
+    for (part, containers) in [("meshd", 2), ("uninstall", 3)] {
+        let value = "apiServer.kubeconfig=/etc/kubernetes/kubelet.conf";
+        let Some(text) = rendered(part, &[value]) else {
+            return;
+        };
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let mut told = 0;
+        for document in &documents {
+            let pod = &document["spec"]["template"]["spec"];
+            let lists = [&pod["initContainers"], &pod["containers"]];
+            for container in lists.into_iter().filter_map(Value::as_array).flatten() {
+                let variables = container["env"].as_array().into_iter().flatten();
+                let mut paths = variables.filter(|v| v["name"] == "MESHD_API_SERVER_FROM");
+                let Some(path) = paths.next() else { continue };
+                told += 1;
+                let mut mounts = container["volumeMounts"].as_array().unwrap().iter();
+                let mount = mounts.find(|m| m["mountPath"] == path["value"]).unwrap();
+                assert_eq!(mount["readOnly"], true);
+                let mut volumes = pod["volumes"].as_array().unwrap().iter();
+                let volume = volumes.find(|v| v["name"] == mount["name"]).unwrap();
+                assert_eq!(volume["hostPath"]["path"], "/etc/kubernetes/kubelet.conf");
+                assert_eq!(volume["hostPath"]["type"], "File");
+            }
+        }
+        assert_eq!(told, containers, "{part}");
+    }
+}

@@ -61,6 +61,30 @@ bin_dir = {{ include "meshd.binDir" . | toJson }}
 - name: KUBERNETES_SERVICE_PORT
   value: {{ .port | toString | quote }}
 {{- end }}
+{{- if .kubeconfig }}
+- name: MESHD_API_SERVER_FROM
+  value: {{ include "meshd.kubeconfig" $ }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The kubelet's own kubeconfig, where it says where the API server is. */ -}}
+{{- define "meshd.kubeconfig" -}}/host/kubelet.conf{{- end -}}
+
+{{- define "meshd.kubeconfigMount" -}}
+{{- if .Values.apiServer.kubeconfig -}}
+- name: kubeconfig
+  mountPath: {{ include "meshd.kubeconfig" . }}
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "meshd.kubeconfigVolume" -}}
+{{- with .Values.apiServer.kubeconfig -}}
+- name: kubeconfig
+  hostPath:
+    path: {{ . }}
+    type: File
 {{- end }}
 {{- end -}}
 
@@ -111,6 +135,9 @@ volumes:
     hostPath:
       path: {{ .Values.cni.confDir }}
       type: DirectoryOrCreate
+  {{- with include "meshd.kubeconfigVolume" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{- define "meshd.uninstallContainer" -}}
@@ -149,6 +176,9 @@ volumeMounts:
     mountPath: {{ include "meshd.binDir" . }}
   - name: cni-conf
     mountPath: {{ include "meshd.confDir" . }}
+  {{- with include "meshd.kubeconfigMount" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{- define "meshd.pullSecrets" -}}
