@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use crate::socket::{Listener, SocketMessage};
 use anyhow::Context;
 use meshd_core::{Config, Identity, NodeAgent};
+use meshd_model::status::Problem;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,7 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     );
     let looped = Loop::new(agent, clock, ports, recorder)
         .telling(ready, conflist)
+        .hindered_by(obstacle())
         .tell_moves(moved);
     let result = looped.run(stop).await;
     tracing::info!("meshd ends; what it has set up stays in force");
@@ -88,6 +90,22 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
         end("CNI configuration", task).await;
     }
     Ok(result?)
+}
+
+/// Where sysctls cannot be written no pod can be attached, and nothing else would show it before the first one. A mount
+/// stays what it is as long as the process lives, so once is enough.
+fn obstacle() -> Option<Problem> {
+    let message = meshd_kernel::obstacle()?;
+    let problem = Problem {
+        subject: "sysctl".into(),
+        message,
+        remedy:
+            "mount the host's /proc/sys/net at /host/proc/sys/net, as the chart of this version does, or set \
+                 agent.privileged"
+                .into(),
+    };
+    tracing::error!("{}: {}", problem.message, problem.remedy);
+    Some(problem)
 }
 
 /// Jitter and tie-breaks come from it; keys do not.

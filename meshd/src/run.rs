@@ -77,6 +77,8 @@ pub struct Loop<C> {
     readiness: RateLimit,
     /// Who wants to know whether pods can be attached.
     tells: Option<watch::Sender<bool>>,
+    /// Why no pod can be attached, whatever the agent knows.
+    obstacle: Option<Problem>,
     /// Why the CNI configuration is not in place, or not in use.
     conflist: Option<KeeperProblem>,
 }
@@ -106,6 +108,7 @@ impl<C: Clock> Loop<C> {
             ready: false,
             readiness: RateLimit::new(Duration::from_secs(1)),
             tells: None,
+            obstacle: None,
             conflist: None,
         }
     }
@@ -115,6 +118,13 @@ impl<C: Clock> Loop<C> {
     pub fn telling(mut self, ready: watch::Sender<bool>, conflist: Option<KeeperProblem>) -> Self {
         self.tells = Some(ready);
         self.conflist = conflist;
+        self
+    }
+
+    /// Is never ready, if there is something in the way of every pod that lasts as long as this process.
+    #[must_use]
+    pub fn hindered_by(mut self, obstacle: Option<Problem>) -> Self {
+        self.obstacle = obstacle;
         self
     }
 
@@ -212,7 +222,7 @@ impl<C: Clock> Loop<C> {
                 return Ok(());
             }
             Input::Socket(SocketMessage::Ready(reply)) => {
-                let _ = reply.send(self.agent.not_ready());
+                let _ = reply.send(self.not_ready());
                 return Ok(());
             }
         }
@@ -288,8 +298,18 @@ impl<C: Clock> Loop<C> {
         }
     }
 
+    /// The first thing that ADD lacks.
+    fn not_ready(&self) -> Option<String> {
+        let obstacle = self.obstacle.as_ref().map(|problem| problem.message.clone());
+        obstacle.or_else(|| self.agent.not_ready())
+    }
+
     fn status(&self, now: Now) -> Status {
         let mut status = self.agent.status(now);
+        if let Some(obstacle) = &self.obstacle {
+            status.ready = false;
+            status.problems.insert(0, obstacle.clone());
+        }
         let lost = self.recorder.as_ref().map_or(0, Recorder::lost);
         if lost > 0 {
             status.problems.push(Problem {
@@ -319,7 +339,7 @@ impl<C: Clock> Loop<C> {
 
     /// A change that comes too soon after the last is told when it lasts.
     fn log_readiness(&mut self) {
-        let ready = self.agent.is_ready();
+        let ready = self.obstacle.is_none() && self.agent.is_ready();
         if let Some(tells) = &self.tells {
             tells.send_if_modified(|told| std::mem::replace(told, ready) != ready);
         }

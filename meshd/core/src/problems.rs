@@ -313,7 +313,15 @@ fn failing(resource: &Resource, trouble: &Trouble) -> Problem {
     let message = format!("failed {times}: {}", trouble.failure.message);
     let remedy = match (trouble.failure.errno, resource) {
         (Some(ENOSPC), _) => "make room where meshd keeps its state; it is tried again",
-        (Some(EROFS), _) => "make meshd's state folder writable; it is tried again",
+        (Some(EROFS), Resource::Store) => "make meshd's state folder writable; it is tried again",
+        // A lease, or a pod's interface.
+        (Some(EROFS), Resource::Attachment(_)) => {
+            "make meshd's state folder writable, or if it is a sysctl, mount the host's /proc/sys/net as the chart does or \
+             set agent.privileged; it is tried again"
+        }
+        (Some(EROFS), _) => {
+            "mount the host's /proc/sys/net as the chart does, or set agent.privileged; it is tried again"
+        }
         (_, Resource::Annotations | Resource::NetworkCondition) => {
             "see that meshd may patch its Node; it is tried again"
         }

@@ -23,4 +23,5 @@ mod watch;
 
 pub use config::{DeviceChoice, DriverConfig, KeySource};
 pub use driver::{DriverError, KernelDriver};
+pub use pod::obstacle;
 pub use teardown::{Teardown, teardown};

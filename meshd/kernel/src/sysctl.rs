@@ -35,6 +35,12 @@ pub(crate) fn get(key: &str) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Why this parameter cannot be written; none if it can.
+pub(crate) fn refused(key: &str) -> Option<String> {
+    let error = access(&path(key), AccessFlags::W_OK).err()?;
+    Some(format!("cannot set sysctls such as net/{key}: {}", error.desc()))
+}
+
 /// Sets a parameter where it differs: a container with a read-only `/proc/sys` still passes where all is well.
 pub(crate) fn set(key: &str, value: &str) -> Result<()> {
     if get(key)? == value {
@@ -44,8 +50,7 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
         .doing(|| format!("set sysctl net/{key} to {value}"))
         .map_err(|e| {
             e.remedy(format_args!(
-                "let meshd write /proc/sys (run it privileged, or mount the host's /proc/sys/net at {HOST}), or set it \
-                 by hand"
+                "mount the host's /proc/sys/net at {HOST}, as the chart does, or set agent.privileged; or set it by hand"
             ))
         })
 }

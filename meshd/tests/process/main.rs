@@ -255,3 +255,35 @@ fn pod_cidrs_that_hold_the_nodes_own_address_are_refused_before_anything_is_touc
         assert!(daemon.stop().success());
     });
 }
+
+#[test]
+fn a_read_only_proc_sys_keeps_the_daemon_from_being_ready_and_says_what_to_do() {
+    isolated("a read-only /proc/sys", || async {
+        let none = None::<&str>;
+        let bind = nix::mount::MsFlags::MS_BIND;
+        let read_only = bind | nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY;
+        let sys = "/proc/sys";
+        let mut daemon = Daemon::new("http://127.0.0.1:1");
+        for is_read_only in [false, true] {
+            if is_read_only {
+                nix::mount::mount(Some(sys), sys, none, bind, none).unwrap();
+                nix::mount::mount(none, sys, none, read_only, none).unwrap();
+            }
+            daemon.start();
+            let status = daemon
+                .until("the API server's absence", |s| {
+                    s.problems.iter().any(|p| p.subject == "api-server")
+                })
+                .await;
+            let problem = status.problems.iter().find(|p| p.subject == "sysctl");
+            assert_eq!(problem.is_some(), is_read_only, "{status:#?}");
+            let ready = String::from_utf8(daemon.run(&["ready"]).stderr).unwrap();
+            assert_eq!(ready.contains("cannot set sysctls"), is_read_only, "{ready}");
+            if let Some(problem) = problem {
+                assert!(problem.remedy.contains("agent.privileged"), "{problem:?}");
+            }
+            assert!(daemon.stop().success());
+        }
+        nix::mount::umount(sys).unwrap();
+    });
+}

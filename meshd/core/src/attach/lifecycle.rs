@@ -5,7 +5,7 @@ use crate::agent::NodeAgent;
 use crate::attach::link::{difference, link, unexplained};
 use crate::attach::requests::error;
 use crate::attach::table::{AddStep, Attachment, DelStep, State};
-use crate::errno::{EEXIST, ENOENT};
+use crate::errno::{EEXIST, ENOENT, EROFS};
 use crate::event::{Failure, RequestId};
 use crate::ops::Task;
 use crate::reconcile::Plan;
@@ -247,6 +247,11 @@ fn add_error(lease: &Lease, step: AddStep, failure: &Failure) -> CniError {
             code::CONFIG,
             format!("interface {} is taken in {}: {message}", id.ifname, lease.netns),
             "another plugin of the chain made it: give each its own CNI_IFNAME",
+        ),
+        Some(EROFS) => error(
+            code::KERNEL,
+            format!("the link of {id} cannot be set up: {message}"),
+            "mount the host's /proc/sys/net as the chart does, or set agent.privileged",
         ),
         _ => error(
             code::KERNEL,

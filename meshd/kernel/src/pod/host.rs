@@ -29,21 +29,42 @@ pub(super) async fn configure(conn: &Connection<Route>, index: u32, link: &PodLi
         .doing(|| format!("set {name} up"))
 }
 
+/// Parameters of the end, under `ipv4/conf/NAME`. What comes from the pod is checked by the firewall, MAC included. Loose
+/// (2) wins over a strict `all`, because the larger of both is in force.
+const V4: [(&str, &str); 4] = [
+    ("rp_filter", "2"),
+    ("forwarding", "1"),
+    ("proxy_arp", "0"),
+    ("send_redirects", "0"),
+];
+/// The same under `ipv6/conf/NAME`.
+const V6: [(&str, &str); 5] = [
+    ("disable_ipv6", "0"),
+    ("accept_dad", "0"),
+    ("accept_ra", "0"),
+    ("proxy_ndp", "0"),
+    ("forwarding", "1"),
+];
+
+fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {
+    let v4 = V4
+        .iter()
+        .map(move |(key, value)| (format!("ipv4/conf/{name}/{key}"), *value));
+    let v6 = V6.iter().take(if ipv6 { V6.len() } else { 0 });
+    v4.chain(v6.map(move |(key, value)| (format!("ipv6/conf/{name}/{key}"), *value)))
+}
+
 fn sysctls(name: &str, ipv6: bool) -> Result<()> {
-    // What comes from the pod is checked by the firewall, MAC included. Loose (2) wins over a strict `all`, because
-    // the larger of both is in force.
-    sysctl::set(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
-    sysctl::set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
-    sysctl::set(&format!("ipv4/conf/{name}/proxy_arp"), "0")?;
-    sysctl::set(&format!("ipv4/conf/{name}/send_redirects"), "0")?;
-    if !ipv6 {
-        return Ok(());
-    }
-    sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{name}/proxy_ndp"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{name}/forwarding"), "1")
+    parameters(name, ipv6).try_for_each(|(key, value)| sysctl::set(&key, value))
+}
+
+/// Why no end of a pod's link could be made as it must be: a parameter that differs where interfaces begin, and cannot
+/// be written. None if all can be, or need not be.
+#[must_use]
+pub fn obstacle() -> Option<String> {
+    let differs = |key: &str, wanted: &str| sysctl::get(key).is_ok_and(|value| value != wanted);
+    let (key, _) = parameters("default", sysctl::has_ipv6()).find(|(key, wanted)| differs(key, wanted))?;
+    sysctl::refused(&key)
 }
 
 /// The neighbour entries and routes that lead to the pod. Only now do packets reach it.

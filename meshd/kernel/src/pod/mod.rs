@@ -3,6 +3,8 @@
 mod host;
 mod inside;
 
+pub use host::obstacle;
+
 use crate::error::{Context, OpError, Result, gone_is_done};
 use crate::firewall::Guards;
 use crate::netns::Netns;
