@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 
 /// Host ends of pods' interfaces begin so.
 const INTERFACE: &str = "interface mshp";
+/// kube-proxy removes chains of endpoints that are gone no sooner than at the next change of a Service.
+const KUBE_PROXY: &str = "nftables kube-proxy/";
 /// A kubelet may delete a pod's object before its runtime has taken its sandbox down.
 const SETTLE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -46,7 +48,8 @@ fn of_node(lab: &Lab, runtime: &Runtime, node: &NodeName, gone: &BTreeSet<IpAddr
     let netns = Netns::open(&node.0, &lab.netns(&node.0))?;
     let lines = runtime.block_on(state::lines(&netns))?;
     let mut found: Vec<String> = lines.iter().filter(|l| names_one(l, &gone)).cloned().collect();
-    found.extend(runtime.block_on(state::guards(&netns, &gone, &BTreeSet::new()))?);
+    let guards = runtime.block_on(state::guards(&netns, &gone, &BTreeSet::new()))?;
+    found.extend(guards.into_iter().filter(|l| !l.starts_with(KUBE_PROXY)));
     let interfaces = lines.iter().filter(|l| l.starts_with(INTERFACE)).count();
     let leases = leases(&lab.root(node)?.join("var/lib/meshd"))?;
     let namespaces = pods::namespaces(lab, node)?.len();
