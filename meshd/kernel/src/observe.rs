@@ -88,18 +88,19 @@ async fn observe_device(
         }
     };
     let own = addresses.iter().filter(|a| a.ifindex() == link.ifindex());
+    let addresses = own
+        .filter_map(device::global)
+        .map(|(address, _)| address)
+        .collect();
     let state = DeviceState {
         kind,
         public_key: tunnel.public_key,
         listen_port: tunnel.listen_port,
         fwmark: tunnel.fwmark,
         mtu: mtu(link),
-        addresses: own
-            .filter_map(device::global)
-            .map(|(address, _)| address)
-            .collect(),
         up: link.is_up(),
-        forwards: device::forwards(&config.device),
+        forwards: device::forwards(&config.device, &addresses),
+        addresses,
         as_chosen: device::is_as_chosen(kind, config.choice),
     };
     Ok((Some(state), tunnel.peers))

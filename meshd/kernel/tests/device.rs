@@ -200,8 +200,14 @@ fn the_device_is_keyed_addressed_and_up() {
             addresses: ["10.244.1.1".parse().unwrap()].into(),
             ..device()
         };
+        // Without an IPv6 address there is nothing of it to forward, and whoever turns it off has it so.
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "0").unwrap();
+        assert!(!node.observe().await.device.unwrap().forwards);
         node.apply(SetDevice(moved.clone())).await;
         let state = node.observe().await.device.unwrap();
+        assert!(state.forwards);
+        let ipv6 = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap();
+        assert_eq!(ipv6.trim(), "0");
         assert_eq!(
             (state.mtu, state.listen_port, state.addresses),
             (1380, 51821, moved.addresses)

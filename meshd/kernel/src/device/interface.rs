@@ -6,6 +6,7 @@ use meshd_model::kernel::Device;
 use nlink::netlink::devconf::AddrGenMode;
 use nlink::netlink::messages::AddressMessage;
 use nlink::{Connection, Route};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Makes the interface so.
@@ -19,7 +20,7 @@ pub(super) async fn configure(conn: &Connection<Route>, device: &Device) -> Resu
     let index = link.ifindex();
     let ipv6 = sysctl::has_ipv6();
 
-    sysctls(name, ipv6)?;
+    sysctls(name, ipv6 && carries_ipv6(&device.addresses))?;
     if ipv6 {
         let quiet = conn.set_addr_gen_mode_by_index(index, AddrGenMode::None).await;
         quiet.doing(|| format!("keep {name} without a link-local address"))?;
@@ -66,15 +67,22 @@ pub(crate) fn global(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     Some((*address, message.prefix_len()))
 }
 
-/// Whether the parameters without which nothing passes are still as [`sysctls`] has set them: `sysctl --system` and
-/// tools that harden a node turn forwarding off. What cannot be read is taken to be right.
-pub(crate) fn forwards(name: &str) -> bool {
+/// Whether a device with these addresses has IPv6 to forward: a node of an IPv4 cluster is made no router of the other
+/// family.
+fn carries_ipv6(addresses: &BTreeSet<IpAddr>) -> bool {
+    addresses.iter().any(IpAddr::is_ipv6)
+}
+
+/// Whether the parameters without which nothing passes are still as [`sysctls`] has set them for a device with these
+/// addresses: `sysctl --system` and tools that harden a node turn forwarding off. What cannot be read is taken to be
+/// right.
+pub(crate) fn forwards(name: &str, addresses: &BTreeSet<IpAddr>) -> bool {
     let is = |key: &str, wanted: &str| sysctl::get(key).map_or(true, |value| value == wanted);
     is("ipv4/ip_forward", "1")
         && is(&format!("ipv4/conf/{name}/forwarding"), "1")
         && is(&format!("ipv4/conf/{name}/rp_filter"), "2")
-        && is("ipv6/conf/all/forwarding", "1")
-        && is(&format!("ipv6/conf/{name}/forwarding"), "1")
+        && (!carries_ipv6(addresses)
+            || is("ipv6/conf/all/forwarding", "1") && is(&format!("ipv6/conf/{name}/forwarding"), "1"))
 }
 
 /// Forwarding on, and reverse path filtering loose on the device: a peer's own addresses come in by it and are routed
