@@ -4,7 +4,7 @@
 //! old under another name, with key, mark and peers; then the port, the name, the addresses and the routes go over in
 //! one go, and the old one is deleted last, because that takes longest. What is lost is what is on its way in these
 //! milliseconds, and what peers send under sessions of the old device until the new one has shaken hands with them,
-//! which it does at once.
+//! which it does at once with all that have such a session.
 //!
 //! A kernel before Linux 6.2 renames an interface only while it is down, and an interface that goes down loses its
 //! routes: they are noted before, and set again after. Behind them lie unreachable routes, in the main table for all pods
@@ -15,14 +15,17 @@ use super::{Change, Tunnel, interface, kernel, kind_of, private_key, uapi};
 use crate::config::{DriverConfig, KeySource};
 use crate::error::{Context, OpError, Result};
 use crate::{observe, route};
-use meshd_model::PublicKey;
 use meshd_model::kernel::{
     Device, DeviceKind, Peer, PeerState, Route as OwnRoute, RouteTarget, aside_name, standby_name,
 };
+use meshd_model::{PublicKey, Wall};
 use nlink::netlink::link::WireguardLink;
 use nlink::netlink::messages::LinkMessage;
 use nlink::{Connection, Route};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// WireGuard's Reject-After-Time: a session whose handshake is older is dead.
+const SESSION_LIFE: Duration = Duration::from_secs(180);
 
 /// From the device that is there, of the kind `from`, to one of the other kind.
 pub(super) async fn run(
@@ -190,14 +193,21 @@ async fn exchange(
     Ok(())
 }
 
-/// Shakes hands with all peers: their old sessions are with a device that is no more.
+/// Shakes hands with the peers that hold a session: it is with a device that is no more. Not with all: where nobody has
+/// spoken for long nobody waits, and handshakes with a thousand peers at once would hold up those that do.
 async fn greet_all(conn: &Connection<Route>, config: &DriverConfig, before: &Tunnel) {
-    for (key, state) in &before.peers {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Wall(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    for (key, state) in before.peers.iter().filter(|(_, state)| holds_session(state, now)) {
         // Without it they notice too, later.
         if let Err(e) = super::greet(conn, config, *key, state.keepalive).await {
             tracing::warn!(device = config.device, "{e}");
         }
     }
+}
+
+fn holds_session(peer: &PeerState, now: Wall) -> bool {
+    peer.last_handshake.is_some_and(|at| now.since(at) < SESSION_LIFE)
 }
 
 async fn routes_through(conn: &Connection<Route>, name: &str) -> Result<Vec<OwnRoute>> {
@@ -213,4 +223,30 @@ async fn find(conn: &Connection<Route>, name: &str) -> Result<Option<LinkMessage
 
 fn gone(name: &str) -> OpError {
     OpError::new(libc::ENODEV, format!("interface {name} is gone"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_peer_whose_session_can_still_live_is_greeted() {
+        let now = Wall(1_700_000_000_000_000_000);
+        for (ago, greeted) in [
+            (Some(0), true),
+            (Some(179), true),
+            (Some(180), false),
+            (None, false),
+        ] {
+            let peer = PeerState {
+                endpoint: None,
+                allowed_ips: std::collections::BTreeSet::new(),
+                keepalive: None,
+                last_handshake: ago.map(|ago: u64| Wall(now.0 - ago * 1_000_000_000)),
+                rx_bytes: 0,
+                tx_bytes: 0,
+            };
+            assert_eq!(holds_session(&peer, now), greeted, "{ago:?}");
+        }
+    }
 }
