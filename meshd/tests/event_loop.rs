@@ -183,6 +183,7 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
                 ifname: "eth0".into(),
                 mtu: 1500,
                 default_route: true,
+                passing: false,
             }],
             ..KernelState::default()
         };

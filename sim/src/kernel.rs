@@ -99,6 +99,7 @@ impl Kernel {
             ifname: UNDERLAY_IFNAME.to_owned(),
             mtu: mtu.into(),
             default_route: true,
+            passing: false,
         };
         self.own = own.iter().map(address).collect();
         self.underlay_mtu = mtu;

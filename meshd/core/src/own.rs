@@ -210,8 +210,8 @@ impl Local {
     }
 }
 
-/// The endpoint addresses: the Node's in its order, those of interfaces sorted, since the kernel's order is nobody's
-/// choice.
+/// The endpoint addresses: the Node's in its order; of those of interfaces the Node's first, as another may be one that
+/// moves from node to node, and each kind sorted, since the kernel's order is nobody's choice.
 fn endpoints(
     wanted: &Endpoints,
     internal: &[IpAddr],
@@ -228,9 +228,11 @@ fn endpoints(
         _ => underlay
             .iter()
             .filter(chosen)
-            .map(|u| u.address)
+            .filter(|u| !u.passing)
+            .map(|u| (!internal.contains(&u.address), u.address))
             .collect::<BTreeSet<_>>()
             .into_iter()
+            .map(|(_, address)| address)
             .collect(),
     };
     found

@@ -157,14 +157,23 @@ fn underlay(
     let mut underlay = Vec::new();
     for link in links.iter().filter(other) {
         let own = addresses.iter().filter(|a| a.ifindex() == link.ifindex());
-        for (address, _) in own.filter_map(device::global) {
+        for (message, (address, _)) in own.filter_map(|a| Some((a, device::global(a)?))) {
             underlay.push(UnderlayAddress {
                 address,
                 ifname: link.name().unwrap_or_default().to_owned(),
                 mtu: link.mtu().unwrap_or(0),
                 default_route: default_routes.contains(&link.ifindex()),
+                passing: is_passing(message),
             });
         }
     }
     underlay
+}
+
+/// Whether the address comes and goes, or is not in use yet or no more.
+fn is_passing(address: &AddressMessage) -> bool {
+    /// For IPv4 the same bit says that the address is not the first of its network.
+    const IFA_F_TEMPORARY: u32 = 0x01;
+    let is_temporary = address.is_ipv6() && address.flags() & IFA_F_TEMPORARY != 0;
+    is_temporary || address.is_deprecated() || address.is_tentative() || address.is_dad_failed()
 }

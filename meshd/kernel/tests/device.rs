@@ -4,8 +4,9 @@
 mod support;
 
 use meshd_core::KernelOp::{Greet, RemovePeer, SetDevice, SetPeer};
-use meshd_model::kernel::{Device, DeviceKind, DeviceState, Peer, PeerState};
+use meshd_model::kernel::{Device, DeviceKind, DeviceState, Peer, PeerState, UnderlayAddress};
 use meshd_model::{KeyHandle, PublicKey, Wall};
+use nlink::netlink::addr::Ipv6Address;
 use nlink::netlink::link::VethLink;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -332,5 +333,54 @@ fn what_another_hand_changes_is_told_unasked() {
         store.lock().unwrap().restart();
         let after = node.unasked().await;
         assert_eq!((after.device.unwrap().public_key, after.peers.len()), (None, 0));
+    });
+}
+
+#[test]
+fn addresses_that_come_and_go_are_told_apart() {
+    node("addresses_that_come_and_go", |mut node| async move {
+        // Without a carrier, duplicate detection never ends.
+        node.conn.add_link(VethLink::new("eth1", "far")).await.unwrap();
+        node.conn.set_link_up("eth1").await.unwrap();
+        let link = node.conn.get_link_by_name("eth1").await.unwrap().unwrap();
+        let six = |address: &str| Ipv6Address::with_index(link.ifindex(), address.parse().unwrap(), 64);
+        // The second IPv4 address of a network has the bit that means temporary in IPv6.
+        let lasting = ["192.0.2.5/24", "192.0.2.6/24", "fd00:9::1/64"];
+        add_addresses(&node.conn, "eth1", &lasting).await;
+        let deprecated = six("fd00:9::3")
+            .nodad()
+            .preferred_lifetime(0)
+            .valid_lifetime(3600);
+        for address in [six("fd00:9::2"), deprecated] {
+            node.conn.add_address(address).await.unwrap();
+        }
+        let of = |seen: &[UnderlayAddress], passing: bool| -> Vec<_> {
+            let those = seen.iter().filter(|u| u.passing == passing);
+            let mut those: Vec<_> = those.map(|u| u.address.to_string()).collect();
+            those.sort();
+            those
+        };
+        let seen = node.observe().await.underlay;
+        assert_eq!(
+            of(&seen, false),
+            ["192.0.2.5", "192.0.2.6", "fd00:9::1"],
+            "{seen:?}"
+        );
+        assert_eq!(of(&seen, true), ["fd00:9::2", "fd00:9::3"], "{seen:?}");
+
+        // The kernel makes a temporary address up beside this one, in the background.
+        std::fs::write("/proc/sys/net/ipv6/conf/eth1/accept_dad", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/eth1/use_tempaddr", "2").unwrap();
+        let beside = six("fd00:a::1").nodad().mngtmpaddr();
+        node.conn.add_address(beside).await.unwrap();
+        for _ in 0..200 {
+            let seen = node.observe().await.underlay;
+            assert_eq!(of(&seen, false).len(), 4, "{seen:?}");
+            if of(&seen, true).len() > 2 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("there is no temporary address beside fd00:a::1");
     });
 }

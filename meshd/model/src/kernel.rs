@@ -321,4 +321,8 @@ pub struct UnderlayAddress {
     /// Whether a default route of either family leads out of the interface.
     #[serde(default)]
     pub default_route: bool,
+    /// Whether the address is not one to be reached at: an IPv6 address that is temporary (RFC 8981), or one of either
+    /// family that is deprecated, still tentative, or somebody else's too (RFC 4862, section 5.4).
+    #[serde(default)]
+    pub passing: bool,
 }

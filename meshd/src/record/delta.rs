@@ -118,6 +118,7 @@ mod tests {
             ifname: "eth0".into(),
             mtu: 1500,
             default_route: false,
+            passing: false,
         });
         let states = [
             KernelState::default(),

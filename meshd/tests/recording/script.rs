@@ -75,6 +75,7 @@ pub fn start(options: Options, public_key: PublicKey) -> Script {
                 ifname: "eth0".into(),
                 mtu: 1500,
                 default_route: true,
+                passing: false,
             }],
             ..KernelState::default()
         },

@@ -211,6 +211,7 @@ fn endpoints_and_mtu_follow_the_underlay() {
         ifname: ifname.into(),
         mtu,
         default_route: false,
+        passing: false,
     };
     world
         .kernel
@@ -225,6 +226,26 @@ fn endpoints_and_mtu_follow_the_underlay() {
     );
     assert_eq!(published(&world).mtu, 8940);
     world.add("web").unwrap();
+
+    // One that is passing is left out, and the Node's own comes before one that sorts before it.
+    let stray = address("192.168.5.4", "eth1", 9000);
+    let passing = UnderlayAddress {
+        passing: true,
+        ..address("192.168.5.3", "eth1", 9000)
+    };
+    world.kernel.state.underlay.extend([stray, passing]);
+    world
+        .own
+        .as_mut()
+        .unwrap()
+        .internal_ips
+        .push("192.168.5.5".parse().unwrap());
+    world.tell_own();
+    world.observe();
+    world.assert_quiescent();
+    let in_order = ["192.168.5.5", "192.168.5.4"].map(|a| a.parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(published(&world).endpoints, in_order);
+    world.kernel.state.underlay.truncate(2);
 
     // The address moves, the link narrows: republished, and running pods follow.
     world.kernel.state.underlay[1] = address("192.168.6.6", "eth1", 1400);
@@ -269,6 +290,7 @@ fn the_mtu_without_an_endpoint_on_an_interface_is_that_of_the_way_out() {
         ifname: ifname.into(),
         mtu,
         default_route,
+        passing: false,
     };
     world.kernel.state.underlay = vec![
         address("172.17.0.1", "docker0", 1400, false),

@@ -165,6 +165,7 @@ impl World {
             ifname: "eth0".into(),
             mtu: 1500,
             default_route: true,
+            passing: false,
         }];
         let mut world = Self {
             agent: NodeAgent::new(config.clone(), SEED, now),
