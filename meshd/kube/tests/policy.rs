@@ -28,7 +28,7 @@ macro_rules! bodies {
     ($($module:ident::$name:ident),+ $(,)?) => { [$((stringify!($name), |cluster| Box::pin($module::$name(cluster)))),+] };
 }
 
-const TRIALS: [(&str, Body); 12] = bodies![
+const TRIALS: [(&str, Body); 13] = bodies![
     trials::without_the_policies_anyone_with_the_right_writes_anything,
     trials::only_the_node_writes_its_annotations,
     trials::no_node_is_created_with_annotations,
@@ -37,6 +37,7 @@ const TRIALS: [(&str, Body); 12] = bodies![
     trials::the_account_changes_nothing_else,
     trials::the_account_clears_the_network_condition_and_nothing_beside_it,
     trials::what_uninstalls_takes_our_annotations_off_its_own_node_and_changes_nothing_else,
+    trials::what_uninstalls_may_see_whether_meshd_is_installed,
     trials::the_daemon_publishes_under_the_policies,
     access::the_servers_address_comes_from_the_kubelets_file_and_the_rights_from_the_token,
     access::the_servers_address_may_be_given,

@@ -10,7 +10,13 @@ pub(crate) const UNINSTALL: &str = "meshd-uninstall";
 
 pub(crate) fn rights() -> Vec<Value> {
     let agent = objects(include_str!("../../../../deploy/chart/templates/rbac.yaml"));
-    let kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
+    let kinds = [
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+    ];
     agent.into_iter().chain(uninstall(&kinds)).collect()
 }
 
@@ -30,6 +36,14 @@ fn uninstall(kinds: &[&str]) -> Vec<Value> {
     objects.retain(|object| kinds.iter().any(|kind| object["kind"] == *kind));
     assert_eq!(objects.len(), kinds.len(), "one of each of {kinds:?}");
     objects
+}
+
+/// The agents' DaemonSet.
+pub(crate) fn daemon_set() -> Value {
+    let text = include_str!("../../../../deploy/meshd.yaml");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    let mut sets = objects.into_iter().filter(|object| object["kind"] == "DaemonSet");
+    sets.find(|set| set["metadata"]["name"] == "meshd").unwrap()
 }
 
 fn objects(template: &str) -> Vec<Value> {

@@ -132,7 +132,7 @@ impl Cluster {
         }
     }
 
-    async fn apply(&self, object: &Value) {
+    pub(crate) async fn apply(&self, object: &Value) {
         let path = format!("{}?fieldManager=chart&force=true", path_of(object));
         let answer = ask(
             &self.admin,
@@ -252,7 +252,7 @@ impl Cluster {
 }
 
 /// Where an object of the chart is.
-fn path_of(object: &Value) -> String {
+pub(crate) fn path_of(object: &Value) -> String {
     let group = match object["apiVersion"].as_str().unwrap() {
         "v1" => "/api/v1".to_owned(),
         group => format!("/apis/{group}"),

@@ -1,9 +1,10 @@
 //! Each trial says who tries what, and whether the API server lets them.
 
-use crate::cluster::{Cluster, NODES, annotate, ask, merge};
+use crate::chart::{self, NAMESPACE};
+use crate::cluster::{Cluster, NODES, annotate, ask, merge, path_of};
 use kube::Client;
 use meshd_core::{ActionId, KubeAction, KubeEvent, Resource};
-use meshd_kube::removal::clear_annotations;
+use meshd_kube::removal::{clear_annotations, has_daemon_set, pods_on, progress, unready_nodes};
 use meshd_model::{NodeAnnotations, NodeUid, PublicKey};
 use meshd_translate::annotations::{LISTEN_PORT, MTU, NODE_ADDRESSES, POD_CIDRS, PUBLIC_KEY};
 use meshd_translate::{encode, publish_body};
@@ -439,7 +440,7 @@ pub(crate) async fn what_uninstalls_takes_our_annotations_off_its_own_node_and_c
     let label = json!({"metadata": {"labels": {"x": "y"}}});
     let control = merge(&client, &own, &label).await;
     control.allowed("without the policy its rights are for all of a Node");
-    cluster.enforce(crate::chart::UNINSTALL).await;
+    cluster.enforce(chart::UNINSTALL).await;
     let theirs = clear_annotations(&client, &other.as_str().into()).await;
     let refused = theirs.unwrap_err().to_string();
     assert!(
@@ -459,6 +460,37 @@ pub(crate) async fn what_uninstalls_takes_our_annotations_off_its_own_node_and_c
     assert!(removed.iter().any(|key| key == PUBLIC_KEY), "{removed:?}");
     let annotations = cluster.get(&own).await["metadata"]["annotations"].clone();
     assert_eq!(annotations, json!({"example.org/note": "kept"}));
+}
+
+/// All that it asks of the API server beside its Node, with the chart's rights.
+pub(crate) async fn what_uninstalls_may_see_whether_meshd_is_installed(cluster: Cluster) {
+    let node = cluster.node("n").await;
+    let client = cluster.uninstaller(&node).await;
+    let there = async || has_daemon_set(&client, NAMESPACE, "meshd").await.unwrap();
+    assert!(!there().await);
+    let set = chart::daemon_set();
+    cluster.apply(&set).await;
+    assert!(there().await);
+    let removed = ask(&cluster.admin, "DELETE", &path_of(&set), "", &Value::Null).await;
+    removed.allowed("delete the DaemonSet");
+    assert!(!there().await);
+    let pods = pods_on(
+        &client,
+        NAMESPACE,
+        "app.kubernetes.io/name=meshd",
+        &node.as_str().into(),
+    )
+    .await;
+    assert_eq!(pods.unwrap(), Vec::<String>::new());
+    // Its own pod here has no kubelet that would call it ready, and no label.
+    assert!(
+        unready_nodes(&client, NAMESPACE, "!x")
+            .await
+            .unwrap()
+            .contains(&node)
+    );
+    let missing = progress(&client, NAMESPACE, chart::UNINSTALL).await.unwrap_err();
+    assert!(missing.to_string().contains("not found"), "{missing}");
 }
 
 pub(crate) async fn the_account_clears_the_network_condition_and_nothing_beside_it(cluster: Cluster) {
