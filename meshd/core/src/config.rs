@@ -75,9 +75,11 @@ impl Default for Outside {
 }
 
 /// Where clouds tell a machine about itself, and give it credentials: 169.254.169.254 on nearly all, fd00:ec2::254 on
-/// AWS (EC2's IMDS over IPv6), fd20:ce::254 on Google's. What a pod reads there is the node's, not its own.
-pub const METADATA: [IpAddr; 3] = [
+/// AWS (EC2's IMDS over IPv6), fd20:ce::254 on Google's, 100.100.100.200 on Alibaba's. What a pod reads there is the
+/// node's, not its own.
+pub const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];

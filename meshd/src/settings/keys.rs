@@ -130,11 +130,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "outside.except",
-        doc: "Destinations outside of the cluster that pods do not reach: what they send there is dropped and counted, never sent with a pod's address. Services and other nodes' own addresses are not outside. Default: none.",
+        doc: "Destinations outside of the cluster that pods do not reach: what they send there is dropped and counted, never sent with a pod's address. Services and other nodes' own addresses are not outside. An example: 168.63.129.16/32, where Azure gives a machine its settings (but also its DNS, which CoreDNS may forward to). Default: none.",
     },
     Key {
         path: "outside.metadata",
-        doc: "Whether pods reach the cloud's metadata (169.254.169.254, fd00:ec2::254, fd20:ce::254), which gives them the node's credentials. Default: false.",
+        doc: "Whether pods reach the cloud's metadata (169.254.169.254, 100.100.100.200, fd00:ec2::254, fd20:ce::254), which gives them the node's credentials. Default: false.",
     },
     Key {
         path: "recording.enabled",
