@@ -172,7 +172,7 @@ impl Sim {
         let kernel = &mut self.nodes[node].kernel;
         let (port, mark) = (kernel.listen_port(), kernel.fwmark());
         if let Some(gone) = transmit.src.filter(|src| !kernel.is_own(*src)) {
-            kernel.tunnel.forget_source(gone);
+            kernel.tunnel.forget_source(gone, None);
         }
         let kept = transmit.src.filter(|src| kernel.is_own(*src));
         let routed = || kernel.route(None, transmit.dst.ip(), mark)?.src;

@@ -215,8 +215,8 @@ impl Runtime {
         }
         self.tun.flush();
         let gone = self.sockets.send(|| self.device.poll_transmit());
-        for source in gone {
-            self.device.forget_source(source);
+        for gone in gone {
+            self.device.forget_source(gone.source, gone.to);
         }
     }
 

@@ -110,7 +110,7 @@ impl Sockets {
             let glued = &mut buffer[..meta.len.min(DATAGRAM_MAX)];
             let from = Path {
                 remote: meta.addr,
-                local: meta.dst_ip,
+                local: meta.dst_ip.filter(|own| is_one_nodes(*own)),
             };
             for datagram in glued.chunks_mut(meta.stride.max(1)) {
                 handle(from, meta.interface_index, datagram);
@@ -120,9 +120,9 @@ impl Sockets {
     }
 
     /// Sends datagrams; consecutive ones of one length to one destination go in one call. Gives the source addresses that
-    /// the node turned out not to have any more.
-    pub(crate) fn send(&mut self, mut next: impl FnMut() -> Option<Transmit>) -> Vec<IpAddr> {
-        let mut gone = Vec::new();
+    /// the node turned out not to have any more, or from which no way leads to a destination.
+    pub(crate) fn send(&mut self, mut next: impl FnMut() -> Option<Transmit>) -> Vec<Gone> {
+        let mut gone: Vec<Gone> = Vec::new();
         let mut pending = next();
         while let Some(first) = pending {
             let limit = match first.dst {
@@ -130,7 +130,7 @@ impl Sockets {
                 SocketAddr::V6(_) => self.v6.as_ref().map_or(1, |v6| v6.state.max_gso_segments()),
             };
             let (src, dst, segment) = (first.src, first.dst, first.bytes.len());
-            let src = src.filter(|src| !gone.contains(src));
+            let src = src.filter(|src| !gone.iter().any(|gone| gone.concerns(*src, dst)));
             self.batch.clear();
             self.batch.extend_from_slice(&first.bytes);
             let mut count = 1;
@@ -149,39 +149,51 @@ impl Sockets {
                 count += 1;
                 pending = next();
             }
-            match src {
-                Some(src) if !self.send_batch(Some(src), dst, segment) => gone.push(src),
-                Some(_) => continue,
-                None => {}
-            }
+            let Some(failed) = self.send_batch(src, dst, segment) else {
+                continue;
+            };
+            gone.push(failed);
+            // It takes this failure for one of segmentation, and would never send a batch again.
+            self.renew(dst);
             self.send_batch(None, dst, segment);
         }
         gone
     }
 
-    /// Sends the batch; false if nothing can be sent from the source.
-    fn send_batch(&self, src: Option<IpAddr>, dst: SocketAddr, segment: usize) -> bool {
+    /// Has quinn-udp find out anew what the socket to that destination can do.
+    fn renew(&mut self, dst: SocketAddr) {
+        let endpoint = match dst {
+            SocketAddr::V4(_) => Some(&mut self.v4),
+            SocketAddr::V6(_) => self.v6.as_mut(),
+        };
+        if let Some(Err(error)) = endpoint.map(|endpoint| endpoint.renew(dst.is_ipv4())) {
+            tracing::warn!(%error, "cannot set up a socket anew: batches may be sent one by one from now on");
+        }
+    }
+
+    /// Sends the batch; what is wrong with the source if nothing can be sent from it.
+    fn send_batch(&self, src: Option<IpAddr>, dst: SocketAddr, segment: usize) -> Option<Gone> {
         let family = if dst.is_ipv4() { Family::V4 } else { Family::V6 };
         let Some(endpoint) = self.get(family) else {
             tracing::debug!(%dst, "no IPv6 here: a datagram is dropped");
-            return true;
+            return None;
         };
         let is_batch = self.batch.len() > segment;
         if is_batch && endpoint.send(src, dst, &self.batch, segment).is_ok() {
-            return true;
+            return None;
         }
         // Not every device takes a batch, and not every path its segments.
         for datagram in self.batch.chunks(segment.max(1)) {
             let Err(error) = endpoint.send(src, dst, datagram, segment) else {
                 continue;
             };
-            if let Some(src) = src.filter(|_| is_of_source(&error)) {
-                tracing::debug!(%src, %dst, %error, "nothing can be sent from this address any more");
-                return false;
+            if let Some(gone) = src.and_then(|src| Gone::of(&error, src, dst)) {
+                tracing::debug!(?gone, %error, "nothing can be sent from this address any more");
+                return Some(gone);
             }
             tracing::debug!(%dst, %error, "a datagram could not be sent");
         }
-        true
+        None
     }
 }
 
@@ -197,9 +209,13 @@ impl Endpoint {
         }
         socket.set_send_buffer_size(BUFFER)?;
         socket.bind(&address.into())?;
-        let state = UdpSocketState::new((&socket).into())?;
-        allow_fragments(&socket, address.is_ipv4())?;
+        let state = state_of(&socket, address.is_ipv4())?;
         Ok(Self { socket, state })
+    }
+
+    fn renew(&mut self, is_v4: bool) -> io::Result<()> {
+        self.state = state_of(&self.socket, is_v4)?;
+        Ok(())
     }
 
     fn send(&self, src: Option<IpAddr>, dst: SocketAddr, contents: &[u8], segment: usize) -> io::Result<()> {
@@ -248,12 +264,39 @@ fn has_no_v6(error: &io::Error) -> bool {
     )
 }
 
-/// What Linux says where the source is no address of the node, or no way to the destination begins there.
-fn is_of_source(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
-    )
+/// A source address from which nothing can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) source: IpAddr,
+    /// To this destination only, or to any.
+    pub(crate) to: Option<SocketAddr>,
+}
+
+impl Gone {
+    /// What Linux says where the source is no address of the node, or no way to the destination begins there.
+    fn of(error: &io::Error, source: IpAddr, dst: SocketAddr) -> Option<Self> {
+        let to = match error.raw_os_error()? {
+            libc::EINVAL | libc::EADDRNOTAVAIL => None,
+            libc::ENETUNREACH | libc::EHOSTUNREACH => Some(dst),
+            _ => return None,
+        };
+        Some(Self { source, to })
+    }
+
+    fn concerns(self, source: IpAddr, dst: SocketAddr) -> bool {
+        self.source == source && self.to.is_none_or(|to| to == dst)
+    }
+}
+
+/// Whether one can answer from the address that a datagram came to: not from that of a group.
+fn is_one_nodes(address: IpAddr) -> bool {
+    !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn state_of(socket: &Socket, is_v4: bool) -> io::Result<UdpSocketState> {
+    let state = UdpSocketState::new(socket.into())?;
+    allow_fragments(socket, is_v4)?;
+    Ok(state)
 }
 
 /// quinn-udp forbids fragmentation, as QUIC wants it. WireGuard allows it, so that an MTU set too large costs speed
@@ -288,4 +331,60 @@ fn allow_fragments(socket: &Socket, is_v4: bool) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    /// Sends two datagrams of one length from there; both arrive, whatever the source.
+    fn send_two(sockets: &mut Sockets, to: &UdpSocket, src: Option<IpAddr>) -> Vec<Gone> {
+        let dst = to.local_addr().unwrap();
+        let mut datagrams = [b"one", b"two"].into_iter();
+        let gone = sockets.send(|| {
+            let bytes = datagrams.next()?.to_vec();
+            Some(Transmit { src, dst, bytes })
+        });
+        for expected in [b"one", b"two"] {
+            let mut buffer = [0; 16];
+            let (length, _) = to.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer.get(..length), Some(expected.as_slice()));
+        }
+        gone
+    }
+
+    #[test]
+    fn a_source_that_is_gone_costs_no_segmentation() {
+        let mut sockets = Sockets::bind(0, 0).unwrap();
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(send_two(&mut sockets, &to, None), []);
+        let segments = sockets.v4.state.max_gso_segments();
+        let here = to.local_addr().ok();
+        // Of an address that is no node's, Linux says EINVAL; of one that is not this node's, ENETUNREACH in IPv4.
+        for (absent, to_which) in [("203.0.113.77", here), ("255.255.255.255", None)] {
+            let source = absent.parse().unwrap();
+            let gone = send_two(&mut sockets, &to, Some(source));
+            let expected = Gone { source, to: to_which };
+            assert_eq!(gone, [expected]);
+            assert_eq!(sockets.v4.state.max_gso_segments(), segments, "{absent}");
+        }
+        let own = "127.0.0.1".parse().unwrap();
+        assert_eq!(send_two(&mut sockets, &to, Some(own)), []);
+    }
+
+    #[test]
+    fn what_came_to_a_group_is_not_answered_from_its_address() {
+        for (address, answers) in [
+            ("192.0.2.1", true),
+            ("2001:db8::1", true),
+            ("255.255.255.255", false),
+            ("224.0.0.1", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(is_one_nodes(address.parse().unwrap()), answers, "{address}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use ipnetwork::IpNetwork;
 use meshd_model::net::canonical;
 use meshd_model::{Boot, Now, PublicKey};
 use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use zeroize::Zeroizing;
 
 /// A WireGuard interface without its IO.
@@ -166,12 +166,15 @@ impl Device {
         }
     }
 
-    /// The node has lost an address: nothing leaves from it any more.
-    pub fn forget_source(&mut self, gone: IpAddr) {
+    /// The node has lost an address, or no way leads from it to that peer any more: nothing leaves from it, to that
+    /// destination or to any.
+    pub fn forget_source(&mut self, gone: IpAddr, to: Option<SocketAddr>) {
         let ids: Vec<PeerId> = self.peers.ids().collect();
         for id in ids {
             let path = self.peers.get_mut(id).and_then(|peer| peer.endpoint.as_mut());
-            if let Some(path) = path.filter(|path| path.local == Some(gone)) {
+            let concerned =
+                |path: &&mut Path| path.local == Some(gone) && to.is_none_or(|to| to == path.remote);
+            if let Some(path) = path.filter(concerned) {
                 path.local = None;
             }
         }
