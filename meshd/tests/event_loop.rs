@@ -244,8 +244,9 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
             let (reply, status) = oneshot::channel();
             drivers.socket.send(SocketMessage::Status(reply)).await.unwrap();
             let status = status.await.unwrap();
-            // For each peer a route to its pods and one to its own address; for the rest of the pod CIDR none.
-            if status.ready && status.problems.is_empty() && *holds.borrow() == (199, 2 * 199 + 1) {
+            // For each peer a route to its pods, one to its own address and an unreachable one behind that, and one for the
+            // cluster's pod CIDR.
+            if status.ready && status.problems.is_empty() && *holds.borrow() == (199, 3 * 199 + 1) {
                 return;
             }
             last = Some((*holds.borrow(), status.problems));
