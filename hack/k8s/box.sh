@@ -49,12 +49,20 @@ part_start() { # BOX PART CMD...
     local box=$1 part=$2
     shift 2
     [ -z "$(part_pid "$box" "$part")" ] || return 0
+    rm -f "$NODES/$box/run/$part.pid"
     (
         drop_errors
         # shellcheck disable=SC2016
         box_exec "$box" setsid -f sh -c 'echo $$ >"$1"; log=$2; shift 2; exec "$@" >>"$log" 2>&1 </dev/null' \
             sh "$NODES/$box/run/$part.pid" "$(part_log "$box" "$part")" "$@"
     )
+    # setsid does not wait: whoever looks before the shell has become the program would take it for ended.
+    part_began() {
+        local pid
+        pid=$(cat "$NODES/$box/run/$part.pid" 2>/dev/null) && [ -n "$pid" ] \
+            && [ "$(cat "/proc/$(box_init "$box")/root/proc/$pid/comm" 2>/dev/null)" != sh ]
+    }
+    wait_for 20 "the start of $box $part" part_began
 }
 
 part_log() {
