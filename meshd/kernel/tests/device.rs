@@ -375,8 +375,9 @@ fn addresses_that_come_and_go_are_told_apart() {
         node.conn.add_address(beside).await.unwrap();
         for _ in 0..200 {
             let seen = node.observe().await.underlay;
-            assert_eq!(of(&seen, false).len(), 4, "{seen:?}");
-            if of(&seen, true).len() > 2 {
+            // fd00:9::2 may have become a lasting one meanwhile, as nothing detects duplicates any more.
+            assert!(of(&seen, false).contains(&"fd00:a::1".to_owned()), "{seen:?}");
+            if of(&seen, true).iter().any(|a| a.starts_with("fd00:a:")) {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
