@@ -14,13 +14,11 @@ mod cluster;
 mod trials;
 
 use cluster::Cluster;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use meshd_control_plane::{ControlPlane, Trouble};
+use libtest_mimic::{Arguments, Trial};
+use meshd_control_plane::trial::Shared;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 type Body = fn(Cluster) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -44,51 +42,16 @@ const TRIALS: [(&str, Body); 13] = bodies![
     access::a_certificate_that_is_replaced_counts_at_once,
 ];
 
-/// Started by the first trial that needs it; one trial at a time has it.
-static KUBERNETES: Mutex<Option<Result<ControlPlane, Trouble>>> = Mutex::new(None);
+static KUBERNETES: Shared = Shared::new();
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = TRIALS
-        .iter()
-        .map(|(name, body)| Trial::ignorable_test(*name, move || on_kubernetes(*body)));
+    let trials = TRIALS.iter().map(|(name, body)| {
+        Trial::ignorable_test(*name, move || {
+            KUBERNETES.run(async |control_plane| body(Cluster::new(control_plane).await).await)
+        })
+    });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    drop(KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner).take());
+    KUBERNETES.shut_down();
     conclusion.exit_code()
-}
-
-fn on_kubernetes(body: Body) -> Result<Completion, Failed> {
-    let mut state = KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner);
-    match state.get_or_insert_with(ControlPlane::start) {
-        Ok(control_plane) => {
-            run(control_plane.clone(), body)?;
-            Ok(Completion::Completed)
-        }
-        Err(Trouble::Failed(why)) => Err(why.clone().into()),
-        Err(Trouble::Unable(reason)) => {
-            if meshd_skip::is_required("kubernetes") {
-                return Err(
-                    format!("MESHD_REQUIRE_ARMS names kubernetes, which cannot run: {reason}").into(),
-                );
-            }
-            Ok(Completion::ignored_with(format!("arm kubernetes: {reason}")))
-        }
-    }
-}
-
-fn run(control_plane: ControlPlane, body: Body) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|e| format!("start a runtime: {e}"))?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async { body(Cluster::new(control_plane).await).await });
-    }));
-    runtime.shutdown_background();
-    outcome.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied());
-        Failed::from(text.unwrap_or("panicked").to_owned())
-    })
 }

@@ -19,14 +19,12 @@ mod requests;
 #[path = "servers/server.rs"]
 mod server;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use meshd_control_plane::{ControlPlane, Trouble};
+use libtest_mimic::{Arguments, Trial};
+use meshd_control_plane::trial::{Shared, run};
 use server::Server;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 type Body = fn(Server) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -54,56 +52,21 @@ const BOTH: (&str, Body) = ("answers_are_the_embedded_servers_too", |server| {
     Box::pin(bodies::answers_are_the_embedded_servers_too(server))
 });
 
-/// The real server, started by the first trial that needs it; its trials run one after another, because one of them
-/// restarts it.
-static KUBERNETES: Mutex<Option<Result<ControlPlane, Trouble>>> = Mutex::new(None);
+static KUBERNETES: Shared = Shared::new();
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let embedded = BODIES
-        .iter()
-        .map(|(name, body)| Trial::test(format!("embedded::{name}"), move || run(Server::embedded, *body)));
+    let embedded = BODIES.iter().map(|(name, body)| {
+        Trial::test(format!("embedded::{name}"), move || {
+            run(async || body(Server::embedded().await).await)
+        })
+    });
     let kubernetes = BODIES.iter().chain([&BOTH]).map(|(name, body)| {
-        Trial::ignorable_test(format!("kubernetes::{name}"), move || on_kubernetes(*body))
+        Trial::ignorable_test(format!("kubernetes::{name}"), move || {
+            KUBERNETES.run(async |control_plane| body(Server::real(control_plane).await).await)
+        })
     });
     let conclusion = libtest_mimic::run(&arguments, embedded.chain(kubernetes).collect());
-    drop(KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner).take());
+    KUBERNETES.shut_down();
     conclusion.exit_code()
-}
-
-fn on_kubernetes(body: Body) -> Result<Completion, Failed> {
-    let mut state = KUBERNETES.lock().unwrap_or_else(PoisonError::into_inner);
-    match state.get_or_insert_with(ControlPlane::start) {
-        Ok(control_plane) => {
-            let control_plane = control_plane.clone();
-            run(move || Server::real(control_plane), body)?;
-            Ok(Completion::Completed)
-        }
-        Err(Trouble::Failed(why)) => Err(why.clone().into()),
-        Err(Trouble::Unable(reason)) => {
-            if meshd_skip::is_required("kubernetes") {
-                return Err(
-                    format!("MESHD_REQUIRE_ARMS names kubernetes, which cannot run: {reason}").into(),
-                );
-            }
-            Ok(Completion::ignored_with(format!("arm kubernetes: {reason}")))
-        }
-    }
-}
-
-fn run<F: Future<Output = Server>>(server: impl FnOnce() -> F, body: Body) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|e| format!("start a runtime: {e}"))?;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async { body(server().await).await });
-    }));
-    runtime.shutdown_background();
-    outcome.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied());
-        Failed::from(text.unwrap_or("panicked").to_owned())
-    })
 }

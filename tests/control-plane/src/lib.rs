@@ -6,6 +6,7 @@
 
 mod audit;
 mod certificates;
+pub mod trial;
 
 pub use audit::Request;
 
