@@ -1,5 +1,6 @@
 //! The WireGuard interface, the kernel's own or a userspace process's, and its peers.
 
+mod genetlink;
 mod interface;
 mod kernel;
 mod swap;
@@ -11,7 +12,7 @@ use meshd_model::PublicKey;
 use meshd_model::kernel::{Device, DeviceKind, Peer, PeerState};
 use nlink::netlink::link::WireguardLink;
 use nlink::{Connection, Route};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use zeroize::Zeroizing;
 
 pub(crate) use interface::{forwards, global};
@@ -25,6 +26,16 @@ pub(crate) struct Tunnel {
     pub(crate) fwmark: u32,
     pub(crate) peers: BTreeMap<PublicKey, PeerState>,
 }
+
+/// A peer of which nothing is known yet.
+const EMPTY: PeerState = PeerState {
+    endpoint: None,
+    allowed_ips: BTreeSet::new(),
+    keepalive: None,
+    last_handshake: None,
+    rx_bytes: 0,
+    tx_bytes: 0,
+};
 
 /// What of the device differs from what it shall be. Only that is written: to write a port again would bind the
 /// socket anew.
@@ -70,7 +81,7 @@ pub(crate) async fn set(
     };
     if !change.is_empty() {
         match kind {
-            DeviceKind::Kernel => kernel::set_device(&config.device, &change).await?,
+            DeviceKind::Kernel => kernel::set_device(&config.device, &change)?,
             DeviceKind::Userspace => uapi::Client::new(config).set_device(&change).await?,
         }
     }
@@ -80,7 +91,7 @@ pub(crate) async fn set(
 /// Makes the peer so.
 pub(crate) async fn set_peer(conn: &Connection<Route>, config: &DriverConfig, peer: &Peer) -> Result<()> {
     match kind(conn, config).await? {
-        DeviceKind::Kernel => kernel::set_peer(&config.device, peer).await,
+        DeviceKind::Kernel => kernel::set_peer(&config.device, peer),
         DeviceKind::Userspace => uapi::Client::new(config).set_peer(peer).await,
     }
 }
@@ -98,7 +109,7 @@ pub(crate) async fn greet(
         Some(seconds) => [0, seconds],
     };
     match kind(conn, config).await? {
-        DeviceKind::Kernel => kernel::set_keepalive(&config.device, peer, steps).await,
+        DeviceKind::Kernel => kernel::set_keepalive(&config.device, peer, steps),
         DeviceKind::Userspace => uapi::Client::new(config).set_keepalive(peer, steps).await,
     }
 }
@@ -117,7 +128,7 @@ pub(crate) async fn remove_peer(
     match kind(conn, config).await {
         Err(e) if e.errno == Some(libc::ENODEV) => Ok(()),
         Err(e) => Err(e),
-        Ok(DeviceKind::Kernel) => kernel::remove_peer(&config.device, peer).await,
+        Ok(DeviceKind::Kernel) => kernel::remove_peer(&config.device, peer),
         Ok(DeviceKind::Userspace) => uapi::Client::new(config).remove_peer(peer).await,
     }
 }
@@ -125,7 +136,7 @@ pub(crate) async fn remove_peer(
 /// Asks WireGuard.
 pub(crate) async fn tunnel(config: &DriverConfig, kind: DeviceKind) -> Result<Tunnel> {
     match kind {
-        DeviceKind::Kernel => kernel::get(&config.device).await,
+        DeviceKind::Kernel => kernel::get(&config.device),
         DeviceKind::Userspace => uapi::Client::new(config).get().await,
     }
 }

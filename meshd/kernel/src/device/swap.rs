@@ -68,7 +68,7 @@ pub(super) async fn run(
         ..Change::default()
     };
     match to {
-        DeviceKind::Kernel => kernel::set_device(name, &port).await?,
+        DeviceKind::Kernel => kernel::set_device(name, &port)?,
         DeviceKind::Userspace => uapi::Client::new(config).set_device(&port).await?,
     }
     interface::configure(conn, device).await?;
@@ -129,7 +129,7 @@ async fn prepare(
             .map_err(|e: OpError| {
                 e.remedy("load the kernel module wireguard, or choose the userspace device")
             })?;
-        kernel::set_device(&standby, &identity).await?;
+        kernel::set_device(&standby, &identity)?;
     }
     let link = find(conn, &standby).await?.ok_or_else(|| {
         let message = format!(
@@ -154,7 +154,7 @@ async fn give_peers(config: &DriverConfig, to: DeviceKind, before: &Tunnel, devi
     for peer in before.peers.iter().map(as_wanted) {
         debug_assert_ne!(peer.public_key, device.public_key);
         match to {
-            DeviceKind::Kernel => kernel::set_peer(&standby, &peer).await?,
+            DeviceKind::Kernel => kernel::set_peer(&standby, &peer)?,
             DeviceKind::Userspace => uapi::Client::new(config).set_peer(&peer).await?,
         }
     }

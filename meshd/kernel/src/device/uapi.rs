@@ -2,7 +2,7 @@
 //! connection, lines of `key=value`, an empty line at the end. Bounded in time and size; what may hold the private key
 //! lies in buffers that are wiped and never grow.
 
-use super::{Change, Tunnel};
+use super::{Change, EMPTY, Tunnel};
 use crate::config::DriverConfig;
 use crate::error::{Context, OpError, Result};
 use ipnetwork::IpNetwork;
@@ -231,16 +231,6 @@ impl Lines {
 fn invalid(why: &str) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidData, why)
 }
-
-/// A peer of which nothing is known yet.
-const EMPTY: PeerState = PeerState {
-    endpoint: None,
-    allowed_ips: std::collections::BTreeSet::new(),
-    keepalive: None,
-    last_handshake: None,
-    rx_bytes: 0,
-    tx_bytes: 0,
-};
 
 /// Puts the lines of `get=1` together.
 #[derive(Default)]

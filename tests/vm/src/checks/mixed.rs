@@ -1,7 +1,8 @@
 //! One node with the kernel's WireGuard, which `auto` chose, and one with `meshd-wg`: handshakes from either side,
-//! loss and disorder on the underlay, and SCTP.
+//! loss and disorder on the underlay, SCTP, and what the daemons keep of their keys.
 
 use super::lab::{PATIENCE, Prover, device_of, reaches, with_cluster};
+use super::memory;
 use super::traffic::{Counted, Numbered, sctp_end, sctp_messages, sctp_server};
 use anyhow::{Context, Result, ensure};
 use meshd_lab::NetnsArm;
@@ -33,7 +34,8 @@ pub(super) fn inside(inside: Inside) -> Result<()> {
             kinds(arm, prover)?;
             handshakes(arm, pods, prover)?;
             sctp(arm, pods, prover)?;
-            loss(arm, pods, prover)
+            loss(arm, pods, prover)?;
+            memory::prove(arm, prover)
         },
     )
 }

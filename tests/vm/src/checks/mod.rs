@@ -2,6 +2,7 @@
 
 mod change;
 mod lab;
+mod memory;
 mod mixed;
 mod traffic;
 
