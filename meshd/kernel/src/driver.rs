@@ -3,6 +3,7 @@
 use crate::config::{DriverConfig, KeySource};
 use crate::error::{Context, OpError, Result};
 use crate::firewall::{self, Guards};
+use crate::foreign::Foreign;
 use crate::watch::Watcher;
 use crate::{device, observe, pod, route, rule};
 use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
@@ -82,6 +83,8 @@ struct Driver {
     has_looked: bool,
     /// What the last look that could read them found of others' chains.
     forward_chains: BTreeSet<ForwardChain>,
+    /// Between two looks.
+    foreign: Foreign,
 }
 
 impl Driver {
@@ -103,6 +106,7 @@ impl Driver {
             seen: None,
             has_looked: false,
             forward_chains: BTreeSet::new(),
+            foreign: Foreign::default(),
         })
     }
 
@@ -148,7 +152,7 @@ impl Driver {
     }
 
     async fn apply(&mut self, op: KernelOp) -> Result<()> {
-        let (conn, nft, config) = (&self.conn, &self.nft, &self.config);
+        let (conn, nft, config, foreign) = (&self.conn, &self.nft, &self.config, &mut self.foreign);
         match op {
             KernelOp::Observe => Ok(()),
             KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted, config.hold_table).await,
@@ -157,7 +161,7 @@ impl Driver {
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
             KernelOp::Greet { peer, keepalive } => device::greet(conn, config, peer, keepalive).await,
             KernelOp::RemovePeer(peer) => device::remove_peer(conn, config, peer).await,
-            KernelOp::SetRoute(wanted) => route::set(conn, &wanted).await,
+            KernelOp::SetRoute(wanted) => route::set(conn, foreign, &wanted).await,
             KernelOp::RemoveRoute(unwanted) => route::remove(conn, &unwanted).await,
             KernelOp::SetRule(wanted) => rule::set(conn, &wanted).await,
             KernelOp::RemoveRule(unwanted) => rule::remove(conn, &unwanted).await,
@@ -167,6 +171,7 @@ impl Driver {
     }
 
     async fn observe(&mut self) -> Result<KernelState> {
+        self.foreign = Foreign::default();
         let first = !self.has_looked;
         let known = &self.forward_chains;
         let state = observe::observe(&self.conn, &self.nft, &self.config, first, known).await?;

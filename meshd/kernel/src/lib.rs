@@ -10,6 +10,7 @@ mod device;
 mod driver;
 mod error;
 mod firewall;
+mod foreign;
 mod link;
 mod neigh;
 mod netns;

@@ -1,6 +1,7 @@
 //! Routes of meshd's own protocol number; all others are left alone.
 
 use crate::error::{Context, OpError, Result, gone_is_done};
+use crate::foreign::Foreign;
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{ROUTE_PROTOCOL, Route as Wanted, RouteTarget};
 use nlink::netlink::messages::RouteMessage;
@@ -20,7 +21,7 @@ enum Config {
 }
 
 /// Adds the route, replacing one of ours to the same destination in the same table with the same metric.
-pub(crate) async fn set(conn: &Connection<Route>, route: &Wanted) -> Result<()> {
+pub(crate) async fn set(conn: &Connection<Route>, foreign: &mut Foreign, route: &Wanted) -> Result<()> {
     let ifindex = device_index(conn, route).await?;
     let added = match config(route, ifindex) {
         Config::V4(r) => conn.add_route(r).await,
@@ -31,7 +32,7 @@ pub(crate) async fn set(conn: &Connection<Route>, route: &Wanted) -> Result<()> 
         Err(e) if e.is_already_exists() => {}
         done => return done.doing(what).map_err(|e| hint(e, route)),
     }
-    refuse_foreign(conn, route).await?;
+    refuse_foreign(conn, foreign, route).await?;
     let replaced = match config(route, ifindex) {
         Config::V4(r) => conn.replace_route(r).await,
         Config::V6(r) => conn.replace_route(r).await,
@@ -176,24 +177,13 @@ fn config(route: &Wanted, ifindex: Option<u32>) -> Config {
 }
 
 /// A route of somebody else's in the same place is theirs: replacing it would take it from them.
-async fn refuse_foreign(conn: &Connection<Route>, route: &Wanted) -> Result<()> {
-    let there = conn.get_routes_for_table(route.table).await;
-    let there = there.doing(|| format!("list routes of table {}", route.table))?;
-    let same_place = |r: &&RouteMessage| {
-        r.is_ipv4() == route.dst.is_ipv4()
-            && r.dst_len() == route.dst.prefix()
-            && r.destination()
-                .map_or(route.dst.prefix() == 0, |d| *d == route.dst.network())
-            && r.priority().unwrap_or(0) == route.metric
-    };
-    let foreign = |r: &RouteMessage| r.protocol() != RouteProtocol::from(OURS);
-    let Some(other) = there.iter().filter(same_place).find(|r| foreign(r)) else {
+async fn refuse_foreign(conn: &Connection<Route>, foreign: &mut Foreign, route: &Wanted) -> Result<()> {
+    let Some(protocol) = foreign.in_place_of(conn, route).await? else {
         return Ok(());
     };
     let message = format!(
-        "cannot add route {}: there is one of protocol {} already; remove it or give meshd another table",
+        "cannot add route {}: there is one of protocol {protocol} already; remove it or give meshd another table",
         show(route),
-        other.protocol().number()
     );
     Err(OpError::new(libc::EEXIST, message))
 }

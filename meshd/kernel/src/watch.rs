@@ -165,7 +165,7 @@ async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, notes: Notes) {
 
 /// Whether every message was caused by this socket (`nlmsg_pid`, the fifth word's second half of a header of
 /// length, type and flags, sequence, port id).
-fn only_from(mut messages: &[u8], own: u32) -> bool {
+pub(crate) fn only_from(mut messages: &[u8], own: u32) -> bool {
     let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     while !messages.is_empty() {
         let (Some(length), Some(port)) = (word(messages, 0), word(messages, 12)) else {

@@ -116,6 +116,30 @@ fn routes_of_others_are_left_alone() {
 }
 
 #[test]
+fn a_route_that_came_since_the_table_was_listed_is_not_replaced() {
+    node("a_route_that_came_since", |mut node| async move {
+        with_device(&node).await;
+        for mtu in [1420, 1400] {
+            node.apply(SetRoute(route("10.244.3.0/24", "10.244.1.1", mtu)))
+                .await;
+        }
+        let theirs = || Ipv4Route::new([10, 244, 4, 0].into(), 24).dev(DEVICE).metric(100);
+        node.conn.add_route(theirs()).await.unwrap();
+        let ours = route("10.244.4.0/24", "10.244.1.1", 1400);
+        let failure = node.try_apply(SetRoute(ours.clone())).await.unwrap_err();
+        assert_eq!(failure.errno, Some(libc::EEXIST), "{}", failure.message);
+        node.conn
+            .del_route(theirs())
+            .await
+            .expect("theirs is still there");
+        // And one that has gone since is in nobody's way.
+        node.apply(SetRoute(ours)).await;
+        node.apply(SetRoute(route("10.244.4.0/24", "10.244.1.1", 1380)))
+            .await;
+    });
+}
+
+#[test]
 fn a_route_that_another_hand_removes_is_told_unasked() {
     node("a_route_that_another_hand_removes", |mut node| async move {
         with_device(&node).await;

@@ -14,6 +14,7 @@
 use super::{Change, Tunnel, interface, kernel, kind_of, private_key, uapi};
 use crate::config::{DriverConfig, KeySource};
 use crate::error::{Context, OpError, Result};
+use crate::foreign::Foreign;
 use crate::{observe, route};
 use meshd_model::kernel::{
     Device, DeviceKind, Peer, PeerState, Route as OwnRoute, RouteTarget, aside_name, standby_name,
@@ -72,8 +73,9 @@ pub(super) async fn run(
         DeviceKind::Userspace => uapi::Client::new(config).set_device(&port).await?,
     }
     interface::configure(conn, device).await?;
+    let mut foreign = Foreign::default();
     for wanted in &routes {
-        route::set(conn, wanted).await?;
+        route::set(conn, &mut foreign, wanted).await?;
     }
     let took = began.elapsed();
     greet_all(conn, config, &before).await;
