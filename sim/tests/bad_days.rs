@@ -5,39 +5,19 @@ mod common;
 use common::*;
 use meshd_apiserver::Request;
 use meshd_model::NodeName;
-use meshd_scenario::{Arm, Outcome, Pod, Scenario, run};
+use meshd_scenario::{Arm, Pod};
 use meshd_sim::{Config, EIO, Fault, FaultKind, Link, OpKind, Sim, SimArm};
 use serde_json::json;
 
-#[track_caller]
-fn holds(text: &str, arm: &mut SimArm) {
-    let report = run(&Scenario::parse(text).unwrap(), arm, &mut |_| {});
-    assert_eq!(arm.sim().violation(), None);
-    assert!(
-        report.held,
-        "{:#?}",
-        report.proofs.iter().filter(|p| !p.held).collect::<Vec<_>>()
-    );
-}
-
 fn of_node(pods: &[Pod], node: &str) -> Pod {
     pods.iter().find(|p| p.node.0 == node).unwrap().clone()
-}
-
-/// Outcomes of probes from one pod to another, in each family.
-fn between(arm: &mut SimArm, from: &Pod, to: &Pod) -> Vec<Outcome> {
-    let probes: Vec<_> = to.addresses.iter().map(|a| ping(from, *a)).collect();
-    arm.probe(&probes).unwrap()
 }
 
 #[test]
 fn the_api_server_is_absent_at_the_start() {
     let mut sim = Sim::new(Config::new(3, 1));
     sim.set_api_server(false);
-    let mut arm = SimArm::of(sim);
-    for node in 0..3 {
-        arm.sim_mut().start_agent(node);
-    }
+    let mut arm = started(sim);
     arm.wait(s(120));
     let node = NodeName::from("node-1");
     let refused = arm.wait_ready(&node, s(1)).unwrap_err();
@@ -106,10 +86,7 @@ fn a_machine_is_replaced_under_its_name_with_another_key() {
 fn two_nodes_have_one_key() {
     let mut sim = Sim::new(Config::new(3, 1));
     sim.set_key(2, 1);
-    let mut arm = SimArm::of(sim);
-    for node in 0..3 {
-        arm.sim_mut().start_agent(node);
-    }
+    let mut arm = started(sim);
     arm.wait(s(30));
     let told = problems(&mut arm, &"node-1".into());
     assert!(told.contains("node-2") && told.contains("node-3"), "{told}");
@@ -315,10 +292,7 @@ fn a_kernel_that_lies_about_its_firewall_is_caught() {
             times: u32::MAX,
         },
     );
-    let mut arm = SimArm::of(sim);
-    for node in 0..3 {
-        arm.sim_mut().start_agent(node);
-    }
+    let mut arm = started(sim);
     arm.wait(s(5));
     // Either the agent has seen through it, and attaches nothing, or the check catches what it attaches.
     let added = arm.add_pod(&"node-1".into(), "p1");
@@ -340,10 +314,7 @@ fn a_cloud_that_says_the_network_is_unavailable_is_answered_once_it_is_there() {
     let status = json!({"status": {"conditions": conditions}});
     let path = "/api/v1/nodes/node-1/status";
     sim.admin(Request::merge_patch(path, &status)).unwrap();
-    let mut arm = SimArm::of(sim);
-    for node in 0..2 {
-        arm.sim_mut().start_agent(node);
-    }
+    let mut arm = started(sim);
     all_ready(&mut arm);
     arm.wait(s(5));
     let node = arm.sim_mut().admin(Request::get("/api/v1/nodes/node-1")).unwrap();

@@ -4,28 +4,10 @@ mod common;
 
 use common::*;
 use meshd_model::net::Family;
-use meshd_scenario::{Arm, Outcome, Pod, ProbeKind, Scenario, Site, run};
+use meshd_scenario::{Arm, Outcome, Pod, ProbeKind, Scenario, Site};
 use meshd_sim::{Config, Fault, FaultKind, OpKind, Sim, SimArm};
 use std::collections::BTreeSet;
 use std::time::Duration;
-
-#[track_caller]
-fn holds(text: &str, arm: &mut SimArm) -> meshd_scenario::Report {
-    let report = run(&Scenario::parse(text).unwrap(), arm, &mut |_| {});
-    assert_eq!(arm.sim().violation(), None);
-    assert!(
-        report.held,
-        "{:#?}",
-        report.proofs.iter().filter(|p| !p.held).collect::<Vec<_>>()
-    );
-    report
-}
-
-/// Who reaches whom, in each family, one after the other: none of them is to heal the way for another.
-fn each(arm: &mut SimArm, from: &Pod, to: &Pod) -> Vec<Outcome> {
-    let probes: Vec<_> = to.addresses.iter().map(|a| ping(from, *a)).collect();
-    arm.probe(&probes).unwrap()
-}
 
 /// Thirty nodes with sessions between all of them. The device of one is restarted: how long what each of the others
 /// sends to it is lost, and how many handshakes that takes.
@@ -115,14 +97,14 @@ fn behind_nat(keepalive: Option<u16>) -> (bool, Option<Duration>) {
         .flat_map(|to| to.addresses.iter().map(|a| ping(&pods[1], *a)))
         .collect();
     assert!(arm.probe(&outward).unwrap().iter().all(is_answered));
-    assert!(each(&mut arm, &pods[0], &pods[1]).iter().all(is_answered));
+    assert!(between(&mut arm, &pods[0], &pods[1]).iter().all(is_answered));
     arm.wait(s(300));
-    let idle = each(&mut arm, &pods[2], &pods[1]).iter().all(is_answered);
+    let idle = between(&mut arm, &pods[2], &pods[1]).iter().all(is_answered);
     arm.sim_mut().restart_nat(1);
     let began = arm.elapsed();
     let mut again = None;
     while again.is_none() && arm.elapsed() - began < s(120) {
-        if each(&mut arm, &pods[0], &pods[1]).iter().all(is_answered) {
+        if between(&mut arm, &pods[0], &pods[1]).iter().all(is_answered) {
             again = Some(arm.elapsed() - began);
         }
         arm.wait(ms(200));
@@ -132,7 +114,7 @@ fn behind_nat(keepalive: Option<u16>) -> (bool, Option<Duration>) {
     arm.start_agent(&"node-1".into()).unwrap();
     arm.wait_ready(&"node-1".into(), s(30)).unwrap();
     if keepalive.is_some() {
-        assert!(each(&mut arm, &pods[0], &pods[1]).iter().all(is_answered));
+        assert!(between(&mut arm, &pods[0], &pods[1]).iter().all(is_answered));
     }
     assert_eq!(arm.sim().violation(), None);
     (idle, again)

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use meshd_model::NodeName;
-use meshd_scenario::{Arm, Outcome, Pod, Probe, ProbeKind, Site};
+use meshd_scenario::{Arm, Outcome, Pod, Probe, ProbeKind, Report, Scenario, Site, run};
 use meshd_sim::{Config, Sim, SimArm};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,13 +27,31 @@ pub(crate) fn cluster(config: Config, pods: usize) -> (SimArm, Vec<Pod>) {
 
 /// The same of a cluster whose agents were not started.
 pub(crate) fn start(sim: Sim, pods: usize) -> (SimArm, Vec<Pod>) {
-    let mut arm = SimArm::of(sim);
-    for node in 0..arm.sim().nodes() {
-        arm.sim_mut().start_agent(node);
-    }
+    let mut arm = started(sim);
     all_ready(&mut arm);
     let pods = add_pods(&mut arm, pods);
     (arm, pods)
+}
+
+/// A cluster whose agents have just been started.
+pub(crate) fn started(mut sim: Sim) -> SimArm {
+    for node in 0..sim.nodes() {
+        sim.start_agent(node);
+    }
+    SimArm::of(sim)
+}
+
+/// Every proof of the scenario holds, and no invariant was violated.
+#[track_caller]
+pub(crate) fn holds(text: &str, arm: &mut SimArm) -> Report {
+    let report = run(&Scenario::parse(text).unwrap(), arm, &mut |_| {});
+    assert_eq!(arm.sim().violation(), None);
+    assert!(
+        report.held,
+        "{:#?}",
+        report.proofs.iter().filter(|p| !p.held).collect::<Vec<_>>()
+    );
+    report
 }
 
 #[track_caller]
@@ -72,6 +90,12 @@ pub(crate) fn ping(from: &Pod, to: IpAddr) -> Probe {
         payload: 64,
         timeout: s(1),
     }
+}
+
+/// Outcomes of probes from one pod to another, one in each family.
+pub(crate) fn between(arm: &mut SimArm, from: &Pod, to: &Pod) -> Vec<Outcome> {
+    let probes: Vec<_> = to.addresses.iter().map(|a| ping(from, *a)).collect();
+    arm.probe(&probes).unwrap()
 }
 
 pub(crate) fn is_answered(outcome: &Outcome) -> bool {
