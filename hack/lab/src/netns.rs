@@ -6,7 +6,6 @@ use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -21,7 +20,6 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Netns {
     name: String,
     path: PathBuf,
-    inode: u64,
     mounted: bool,
     jobs: Option<mpsc::SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -79,13 +77,9 @@ impl Netns {
             })
             .context("start the namespace's thread")?;
         let path = begun.recv().context("the namespace's thread ended")??;
-        let inode = std::fs::metadata(&path)
-            .with_context(|| format!("look at {}", path.display()))?
-            .ino();
         Ok(Self {
             name: name.to_owned(),
             path,
-            inode,
             mounted: false,
             jobs: Some(jobs),
             thread: Some(thread),
@@ -102,12 +96,6 @@ impl Netns {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// What the kernel tells it by.
-    #[must_use]
-    pub fn inode(&self) -> u64 {
-        self.inode
     }
 
     /// Runs something in the namespace and waits for it. Sockets made there stay there, wherever they are used.

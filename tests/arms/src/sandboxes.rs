@@ -14,17 +14,22 @@ use meshd_lab::traffic::probe::Try;
 use meshd_lab::traffic::stream::Stream;
 use meshd_lab::underlay::Underlay;
 use meshd_scenario::{Outcome, ProbeKind};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// First argument of the own binary when it plays a parent that is killed.
 const HELPER: &str = "__start-a-sandbox";
+/// First argument of the own binary when it joins a sandbox from outside.
+const STRANGER: &str = "__join-a-sandbox";
 
-pub(crate) const ENTRIES: [Entry; 4] = [
+pub(crate) const ENTRIES: [Entry; 5] = [
     Entry {
         name: "busy",
         run: busy,
@@ -36,6 +41,10 @@ pub(crate) const ENTRIES: [Entry; 4] = [
     Entry {
         name: "lasting",
         run: lasting,
+    },
+    Entry {
+        name: "passing",
+        run: passing,
     },
     Entry {
         name: "plain",
@@ -57,6 +66,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             stop_leaves_nothing,
         ),
         trial("netns", "a_sandbox_dies_with_its_parent", parent_is_killed),
+        trial("netns", "a_process_left_in_a_sandbox_is_named", left_is_named),
+        trial(
+            "netns",
+            "a_sandbox_beside_is_not_taken_for_what_is_left",
+            beside_is_not_left,
+        ),
         trial("netns", "probes_and_capture_see_what_is_there", || {
             run("plain", &(), drop)
         }),
@@ -85,7 +100,7 @@ fn make_things() -> Result<(Vec<Netns>, Child)> {
 
 fn busy(inside: Inside) -> Result<()> {
     let (machines, child) = make_things()?;
-    machines.iter().for_each(|m| inside.reporter.namespace(m.inode()));
+    machines.iter().for_each(|_| inside.reporter.namespace());
     std::mem::forget((machines, child));
     Ok(())
 }
@@ -99,6 +114,17 @@ fn lasting(inside: Inside) -> Result<()> {
     let reporter = inside.reporter;
     busy(inside)?;
     reporter.send(&"ready");
+    std::thread::sleep(Duration::from_secs(600));
+    Ok(())
+}
+
+/// Its namespaces are gone before it is.
+fn passing(inside: Inside) -> Result<()> {
+    let (machines, mut child) = make_things()?;
+    child.kill()?;
+    child.wait()?;
+    drop(machines);
+    inside.reporter.send(&"ready");
     std::thread::sleep(Duration::from_secs(600));
     Ok(())
 }
@@ -123,6 +149,69 @@ fn stop_leaves_nothing() -> Result<(), Trouble> {
     })
 }
 
+/// The search finds what there is to be found.
+fn left_is_named() -> Result<(), Trouble> {
+    with_folder(|folder| {
+        let mut sandbox = Sandbox::start("lasting", &(), folder)?;
+        let _ready = sandbox.message();
+        let init = sandbox
+            .init_pid()
+            .context("the sandbox does not say who its init is")?;
+        let mut stranger = Command::new("/proc/self/exe")
+            .args([STRANGER, &init.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start a process that joins the sandbox")?;
+        let mut line = String::new();
+        let said = stranger.stdout.take().context("no stdout")?;
+        BufReader::new(said).read_line(&mut line).context("hear of it")?;
+        let ended = sandbox.stop();
+        stranger.kill().context("end it")?;
+        stranger.wait().context("wait for it")?;
+        let wanted = format!("process {} in the sandbox's net namespace", stranger.id());
+        if ended.remains.contains(&wanted) {
+            return Ok(());
+        }
+        Err(Trouble::Failed(format!(
+            "{wanted} ({}) was not found: {:?}",
+            line.trim_end(),
+            ended.remains
+        )))
+    })
+}
+
+/// The kernel gives a namespace the number of one that is gone: here one of a sandbox that goes on.
+fn beside_is_not_left() -> Result<(), Trouble> {
+    with_folder(|folder| {
+        let mut first = Sandbox::start("passing", &(), folder)?;
+        let _ready = first.message();
+        with_folder(|beside| {
+            let mut second = Sandbox::start("lasting", &(), beside)?;
+            let _ready = second.message();
+            nothing_is_left(&first.stop())?;
+            nothing_is_left(&second.stop())
+        })
+    })
+}
+
+/// Joins a sandbox's network namespace, and stays; its user namespace first, which gives the right to.
+fn join(init: &str) -> Result<()> {
+    let space = |name: &str| -> Result<(File, u64)> {
+        let file = File::open(format!("/proc/{init}/ns/{name}"))?;
+        let inode = file.metadata()?.ino();
+        Ok((file, inode))
+    };
+    let (user, inode) = space("user")?;
+    let (net, _) = space("net")?;
+    if std::fs::metadata("/proc/self/ns/user")?.ino() != inode {
+        setns(user, CloneFlags::CLONE_NEWUSER).context("join the user namespace")?;
+    }
+    setns(net, CloneFlags::CLONE_NEWNET).context("join the network namespace")?;
+    println!("joined");
+    std::thread::sleep(Duration::from_secs(600));
+    Ok(())
+}
+
 /// What the own binary does when it was started as a helper.
 pub(crate) fn helper() -> Option<ExitCode> {
     match std::env::args().nth(1)?.as_str() {
@@ -132,6 +221,12 @@ pub(crate) fn helper() -> Option<ExitCode> {
             sandbox.message();
             println!("{}", sandbox.init_pid()?);
             std::thread::sleep(Duration::from_secs(600));
+            Some(ExitCode::FAILURE)
+        }
+        STRANGER => {
+            if let Err(error) = join(&std::env::args().nth(2)?) {
+                println!("{error:#}");
+            }
             Some(ExitCode::FAILURE)
         }
         "__sleep" => {
@@ -218,7 +313,7 @@ async fn plain_async(inside: &Inside) -> Result<()> {
     let mut machines = Vec::new();
     for number in 1..=2 {
         let netns = Netns::create(&Plan::node_name(number).0)?;
-        inside.reporter.namespace(netns.inode());
+        inside.reporter.namespace();
         let (v4, v6) = Plan::node(number);
         underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
         machines.push(netns);

@@ -129,7 +129,7 @@ impl Cluster {
 
     async fn plug_neighbour(underlay: &Underlay, reporter: Reporter) -> Result<Neighbour> {
         let netns = Netns::create("neighbour")?;
-        reporter.namespace(netns.inode());
+        reporter.namespace();
         let (v4, v6) = Plan::neighbour();
         underlay.plug(&netns, v4, &[v4.into(), v6.into()]).await?;
         Ok(Neighbour::new(netns))
@@ -138,7 +138,7 @@ impl Cluster {
     async fn add_node(&mut self, number: usize, mode: Mode) -> Result<()> {
         let name = Plan::node_name(number);
         let netns = Netns::create(&name.0)?;
-        self.reporter.namespace(netns.inode());
+        self.reporter.namespace();
         let families = &self.families;
         let addresses = Plan::node_addresses(families, number, 0);
         self.underlay
@@ -238,7 +238,7 @@ impl Cluster {
         let uid = self.kubernetes.create_pod(node, name).await?;
         self.containers += 1;
         let (netns, echo) = pod::sandbox(&format!("cni-{name}-{}", self.containers)).await?;
-        self.reporter.namespace(netns.inode());
+        self.reporter.namespace();
         let sandbox = Sandbox {
             pod: name.to_owned(),
             uid,

@@ -64,9 +64,9 @@ impl Reporter {
         }
     }
 
-    /// Tells of a namespace that was made, by its inode: the caller looks for it afterwards.
-    pub fn namespace(self, inode: u64) {
-        report(&Line::Namespace(inode));
+    /// Tells that a network namespace was made: the caller counts them.
+    pub fn namespace(self) {
+        report(&Line::Namespace);
     }
 }
 
@@ -75,8 +75,8 @@ impl Reporter {
 enum Line {
     /// The pid of init, as the caller sees it.
     Init(u32),
-    /// A namespace that was made, by inode.
-    Namespace(u64),
+    /// A network namespace was made.
+    Namespace,
     /// The worker runs.
     Started,
     /// From the entry.
@@ -151,7 +151,8 @@ pub struct Sandbox {
     folder: PathBuf,
     before: remains::Before,
     init: Option<u32>,
-    namespaces: Vec<u64>,
+    held: remains::Held,
+    namespaces: usize,
     failure: Option<String>,
 }
 
@@ -212,7 +213,8 @@ impl Sandbox {
             folder,
             before,
             init: None,
-            namespaces: Vec::new(),
+            held: remains::Held::default(),
+            namespaces: 0,
             failure: None,
         })
     }
@@ -230,8 +232,11 @@ impl Sandbox {
             ))
         });
         match &line {
-            Line::Init(pid) => self.init = Some(*pid),
-            Line::Namespace(inode) => self.namespaces.push(*inode),
+            Line::Init(pid) => {
+                self.init = Some(*pid);
+                self.held = remains::Held::of(*pid);
+            }
+            Line::Namespace => self.namespaces += 1,
             Line::Failed(why) => self.failure = Some(why.clone()),
             _ => {}
         }
@@ -253,10 +258,10 @@ impl Sandbox {
         self.init
     }
 
-    /// How many namespaces were made so far, as far as the entry tells.
+    /// How many network namespaces were made inside so far, as far as the entry tells.
     #[must_use]
     pub fn namespaces(&self) -> usize {
-        self.namespaces.len()
+        self.namespaces
     }
 
     /// Waits for the end and looks for what is left.
@@ -274,7 +279,7 @@ impl Sandbox {
         }
         Ended {
             failure,
-            remains: self.before.compare(&self.namespaces, &self.folder),
+            remains: self.before.compare(&self.held, &self.folder),
         }
     }
 
