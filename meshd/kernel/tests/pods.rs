@@ -311,6 +311,30 @@ fn links(sandbox: &Sandbox) -> Vec<String> {
     })
 }
 
+/// Somebody who gives new interfaces a MAC of his own would do so with a new pair again.
+#[test]
+fn a_mac_that_another_hand_changed_is_set_back() {
+    node("a_mac_that_another_hand_changed", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        sandbox.echo("[::]:7000");
+        let host = index(&node, "mshp2").await;
+        let whole = node.observe().await;
+
+        let other = [2, 0, 0, 0, 9, 9];
+        node.conn.set_link_address_by_index(host, other).await.unwrap();
+        assert_eq!(node.observe().await.pod_links["mshp2"].host_mac.0, other);
+        node.apply(AttachPod(link.clone())).await;
+        assert_eq!(index(&node, "mshp2").await, host, "the link is the same");
+        assert_eq!(node.observe().await, whole);
+        for address in &link.addresses {
+            assert!(ask(socket(*address, 7000)), "{address} answers");
+        }
+    });
+}
+
 /// udev gives another MAC to an interface whose own was left to chance (MACAddressPolicy=persistent): it tells by
 /// `addr_assign_type`, which is 3 (NET_ADDR_SET) where the MAC was given, as ours is when the pair is made.
 #[test]

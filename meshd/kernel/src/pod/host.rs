@@ -11,9 +11,10 @@ use nlink::netlink::types::route::RouteProtocol;
 use nlink::{Connection, Route};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Makes the end itself so: MTU, parameters, up.
+/// Makes the end itself so: MAC, MTU, parameters, up.
 pub(super) async fn configure(conn: &Connection<Route>, index: u32, link: &PodLink) -> Result<()> {
     let name = &link.host_ifname;
+    set_mac(conn, index, link).await?;
     conn.set_link_mtu_by_index(index, u32::from(link.mtu))
         .await
         .doing(|| format!("set the MTU of {name} to {}", link.mtu))?;
@@ -27,6 +28,19 @@ pub(super) async fn configure(conn: &Connection<Route>, index: u32, link: &PodLi
     conn.set_link_up_by_index(index)
         .await
         .doing(|| format!("set {name} up"))
+}
+
+/// Another hand may have changed it. It is set back, and no new pair is made: such a hand gives every new interface a MAC.
+async fn set_mac(conn: &Connection<Route>, index: u32, link: &PodLink) -> Result<()> {
+    let name = &link.host_ifname;
+    let there = conn.get_link_by_index(index).await;
+    let there = there.doing(|| format!("look for {name}"))?;
+    // To set it takes the neighbour entries away, even if it is the same.
+    if there.is_some_and(|l| l.address() == Some(&link.host_mac.0[..])) {
+        return Ok(());
+    }
+    let done = conn.set_link_address_by_index(index, link.host_mac.0).await;
+    done.doing(|| format!("set the MAC of {name} to {}", link.host_mac))
 }
 
 /// Parameters of the end, under `ipv4/conf/NAME`. What comes from the pod is checked by the firewall, MAC included. Loose

@@ -128,13 +128,12 @@ async fn existing(conn: &Connection<Route>, netns: &Netns, link: &PodLink) -> Re
     Ok(Existing::Nothing)
 }
 
-/// Whether these are the two ends of one veth pair, with the MACs they shall have.
+/// Whether these are the two ends of one veth pair, and the pod's has the MAC that it shall have.
 fn is_pair(host: &LinkMessage, inside: &Found, link: &PodLink) -> bool {
     host.kind() == Some("veth")
         && inside.kind.as_deref() == Some("veth")
         && host.link() == Some(inside.ifindex)
         && inside.peer == Some(host.ifindex())
-        && host.address() == Some(&link.host_mac.0[..])
         && inside.mac.as_deref() == Some(&link.mac.0[..])
 }
 
