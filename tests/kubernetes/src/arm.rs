@@ -177,6 +177,12 @@ impl KubernetesArm {
         &self.wire.neighbour
     }
 
+    /// Its addresses.
+    #[must_use]
+    pub fn neighbour_addresses(&self) -> &[IpAddr] {
+        &self.wire.addresses
+    }
+
     /// kill -9 of all of a node's processes of this name that are in its own network namespace.
     pub fn kill(&self, node: &NodeName, process: &str) -> Result<()> {
         agent::kill_all(&self.lab, node, process)

@@ -53,20 +53,22 @@ impl Lab {
     /// Installs meshd, or changes what is installed to this image, and waits until every node is Ready.
     pub fn install(&self, image: &Image) -> Result<()> {
         self.load(image)?;
-        self.upgrade(image)?;
+        self.upgrade(image, &[])?;
         let count = format!("--for=jsonpath={{.status.numberReady}}={}", self.nodes().len());
         self.kubectl(&["wait", "-n", NAMESPACE, "daemonset/meshd", &count, ROLLOUT])?;
         self.kubectl(&["wait", "node", "--all", "--for=condition=Ready", ROLLOUT])
             .map(drop)
     }
 
-    /// Tells Helm of this image, and waits until the agents run it. The device's pods stay as they are.
-    pub fn upgrade(&self, image: &Image) -> Result<()> {
+    /// Tells Helm of this image and of other values (`KEY=VALUE`; all that were given before are forgotten), and waits
+    /// until the agents run so. The device's pods stay as they are.
+    pub fn upgrade(&self, image: &Image, set: &[&str]) -> Result<()> {
         let values = self.file("values.json", &values(self.family(), &image.tag).to_string())?;
         let chart = repository().join("deploy/chart");
         let (values, chart) = (values.to_string_lossy(), chart.to_string_lossy());
         let mut arguments = vec!["helm", "upgrade", "--install", "meshd", &chart];
         arguments.extend(["--namespace", NAMESPACE, "--values", &values]);
+        arguments.extend(set.iter().flat_map(|value| ["--set", *value]));
         self.verb(&arguments)?;
         self.kubectl(&["rollout", "status", "-n", NAMESPACE, "daemonset/meshd", ROLLOUT])?;
         let running = self.running_tags()?;

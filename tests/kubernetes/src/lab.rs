@@ -6,6 +6,7 @@ use meshd_model::NodeName;
 use serde_json::Value;
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +28,33 @@ pub enum Family {
     Ipv6,
 }
 
+impl Family {
+    /// Whether the cluster has such addresses.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        self == Family::Dual || address.is_ipv6()
+    }
+
+    /// As `hack/kubernetes` names it.
+    fn name(self) -> &'static str {
+        match self {
+            Family::Dual => "dual",
+            Family::Ipv6 => "ipv6",
+        }
+    }
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Of nodes, pods and services.
+    pub family: Family,
+    /// Whether each node has `eth1` beside `eth0`, on a wire of its own.
+    pub second_nic: bool,
+}
+
 /// Why there is no cluster.
 pub enum StartError {
     /// This machine cannot have one: it is not root, or nothing is built.
@@ -39,52 +67,60 @@ pub enum StartError {
 pub struct Lab {
     name: String,
     nodes: Vec<NodeName>,
-    family: Family,
+    shape: Shape,
     reaper: Option<Reaper>,
 }
 
 impl Lab {
     /// Brings a cluster up that has no network yet. What an earlier process has left under its name is removed first.
-    pub fn up(name: &str, nodes: usize, family: Family) -> Result<Self, StartError> {
+    pub fn up(name: &str, shape: Shape) -> Result<Self, StartError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(StartError::Unable("it needs root".to_owned()));
         }
         if let Err(error) = verb(name, &["bin"], "", VERB) {
             return Err(StartError::Unable(format!("{error:#}")));
         }
-        Self::start(name, nodes, family).map_err(StartError::Failed)
+        Self::start(name, shape).map_err(StartError::Failed)
     }
 
     /// A cluster that is up already, and stays up.
     pub fn attach(name: &str) -> Result<Self> {
-        let nodes = verb(name, &["kubectl", "get", "nodes", "-o", "name"], "", VERB)?;
-        let mut nodes: Vec<_> = nodes.lines().filter_map(|l| l.strip_prefix("node/")).collect();
-        nodes.sort_by_key(|n| (n.len(), *n));
-        Ok(Self {
-            name: name.to_owned(),
-            nodes: nodes.into_iter().map(|n| NodeName(n.to_owned())).collect(),
-            family: Family::Dual,
-            reaper: None,
-        })
+        let file = state(name).join("cluster");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        let nodes = value("COUNT").and_then(|count| count.parse().ok());
+        let shape = Shape {
+            nodes: nodes.with_context(|| format!("{} has no count of nodes", file.display()))?,
+            family: if value("FAMILY") == Some(Family::Ipv6.name()) {
+                Family::Ipv6
+            } else {
+                Family::Dual
+            },
+            second_nic: value("SECOND_NIC") == Some("1"),
+        };
+        Ok(Self::of(name, shape, None))
     }
 
-    fn start(name: &str, nodes: usize, family: Family) -> Result<Self> {
+    fn of(name: &str, shape: Shape, reaper: Option<Reaper>) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: (1..=shape.nodes).map(|n| NodeName(format!("n{n}"))).collect(),
+            shape,
+            reaper,
+        }
+    }
+
+    fn start(name: &str, shape: Shape) -> Result<Self> {
         verb(name, &["down"], "", VERB)?;
         // From before there is anything to be left.
         let reaper = Reaper::start(name)?;
-        let family_flag = match family {
-            Family::Dual => "dual",
-            Family::Ipv6 => "ipv6",
-        };
-        let count = nodes.to_string();
-        let arguments = ["up", "--nodes", &count, "--family", family_flag, "--cni", "none"];
+        let (count, family) = (shape.nodes.to_string(), shape.family.name());
+        let mut arguments = vec!["up", "--nodes", &count, "--family", family, "--cni", "none"];
+        if shape.second_nic {
+            arguments.push("--second-nic");
+        }
         verb(name, &arguments, "", UP)?;
-        Ok(Self {
-            name: name.to_owned(),
-            nodes: (1..=nodes).map(|n| NodeName(format!("n{n}"))).collect(),
-            family,
-            reaper: Some(reaper),
-        })
+        Ok(Self::of(name, shape, Some(reaper)))
     }
 
     /// Takes the cluster down. An error names what is left.
@@ -115,10 +151,16 @@ impl Lab {
         &self.nodes
     }
 
+    /// What it is made of.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// Its addresses' families.
     #[must_use]
     pub fn family(&self) -> Family {
-        self.family
+        self.shape.family
     }
 
     /// Runs a verb of `hack/kubernetes`.
@@ -179,8 +221,7 @@ impl Lab {
     /// State and logs of the cluster.
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-        folder.join(format!("meshd-kubernetes-{}", self.name))
+        state(&self.name)
     }
 
     /// A file for whoever works with this cluster; it is gone with it.
@@ -208,6 +249,11 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Resul
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+fn state(name: &str) -> PathBuf {
+    let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+    folder.join(format!("meshd-kubernetes-{name}"))
 }
 
 /// The repository's root.

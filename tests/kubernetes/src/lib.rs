@@ -12,5 +12,5 @@ mod wire;
 
 pub use arm::KubernetesArm;
 pub use install::{Image, TAG};
-pub use lab::{Family, Lab, StartError, wait_for};
+pub use lab::{Family, Lab, Shape, StartError, wait_for};
 pub use pods::{NAMESPACE, PodSite};

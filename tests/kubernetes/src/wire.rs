@@ -8,6 +8,7 @@ use meshd_lab::netns::Netns;
 use meshd_lab::plan::Plan;
 use meshd_lab::traffic::neighbour::Neighbour;
 use meshd_lab::underlay::Underlay;
+use std::net::IpAddr;
 use tokio::runtime::Runtime;
 
 /// `hack/kubernetes` has its API server and its bridge there.
@@ -20,6 +21,8 @@ const POD_CIDRS: [&str; 2] = ["10.244.0.0/14", "fd00:244::/48"];
 pub(crate) struct Wire {
     pub(crate) capture: Capture,
     pub(crate) neighbour: Neighbour,
+    /// The neighbour's own.
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl Wire {
@@ -35,10 +38,13 @@ impl Wire {
             .context("capture on the wire")?;
         let machine = Netns::unmounted("neighbour")?;
         let (v4, v6) = Plan::neighbour();
-        runtime.block_on(underlay.plug(&machine, v4, &[v4.into(), v6.into()]))?;
+        let all = [IpAddr::from(v4), IpAddr::from(v6)].into_iter();
+        let addresses: Vec<_> = all.filter(|a| lab.family().has(*a)).collect();
+        runtime.block_on(underlay.plug(&machine, v4, &addresses))?;
         Ok(Self {
             capture,
             neighbour: Neighbour::new(machine),
+            addresses,
         })
     }
 }
@@ -46,6 +52,5 @@ impl Wire {
 /// The cluster's pod CIDRs.
 pub(crate) fn pod_cidrs(family: Family) -> Vec<IpNetwork> {
     let all = POD_CIDRS.iter().map(|c| c.parse().expect("a prefix"));
-    all.filter(|c: &IpNetwork| family == Family::Dual || c.is_ipv6())
-        .collect()
+    all.filter(|c: &IpNetwork| family.has(c.network())).collect()
 }

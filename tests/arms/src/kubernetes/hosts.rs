@@ -4,7 +4,6 @@ use super::Cluster;
 use super::traffic::{everyone_reaches_everyone, one_each};
 use anyhow::{Context, Result, ensure};
 use meshd_lab::netns::Netns;
-use meshd_lab::plan::Plan;
 use meshd_model::NodeName;
 use meshd_scenario::{Arm, Site};
 use std::io::{Read, Write};
@@ -40,10 +39,9 @@ pub(super) fn outside(cluster: &mut Cluster) -> Result<()> {
             }
         }
     });
-    let (v4, v6) = Plan::neighbour();
     for pod in &pods {
         let own = cluster.arm.node_addresses(&pod.node);
-        for to in [IpAddr::from(v4), IpAddr::from(v6)] {
+        for to in cluster.arm.neighbour_addresses().to_vec() {
             let netns = cluster.arm.netns(&Site::Pod(pod.clone()))?;
             let seen = who_am_i(netns, SocketAddr::new(to, 8090))
                 .with_context(|| format!("from {} on {} to {to}, outside the cluster", pod.name, pod.node))?;

@@ -125,8 +125,8 @@ pub(super) fn upgrade(cluster: &mut Cluster) -> Result<()> {
     cluster.arm.lab().load(&next)?;
     let now = cluster.image.clone();
     let pods = one_each(cluster, "upgrade")?;
-    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&next)).context("the upgrade")?;
-    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&now)).context("the rollback")?;
+    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&next, &[])).context("the upgrade")?;
+    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&now, &[])).context("the rollback")?;
     everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN)?;
     cluster.arm.delete_pods(&pods)
 }

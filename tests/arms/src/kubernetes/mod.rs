@@ -1,7 +1,9 @@
-//! A real Kubernetes cluster with meshd installed in it, shared by all of these trials: it comes up with the first.
+//! Real Kubernetes clusters with meshd installed in them, each shared by the trials that want its kind: it comes up with
+//! the first of these.
 
 mod hosts;
 mod lifecycle;
+mod nics;
 mod traffic;
 mod uninstall;
 mod workloads;
@@ -10,27 +12,67 @@ use crate::arms::{Trouble, trial};
 use crate::first_light::{judge, table_is_true};
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
-use meshd_kubernetes_arm::{Family, Image, KubernetesArm, Lab, StartError, TAG};
+use meshd_kubernetes_arm::{Family, Image, KubernetesArm, Lab, Shape, StartError, TAG};
 use meshd_scenario::Scenario;
 use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
 
 /// Of its namespaces and its state; a run that was cut off is cleaned up by the next.
 const NAME: &str = "meshd-arms";
-const NODES: usize = 3;
+/// What most trials run on.
+const DUAL: Shape = Shape {
+    nodes: 3,
+    family: Family::Dual,
+    second_nic: false,
+};
+/// IPv6 alone, and nodes with two interfaces.
+const IPV6: Shape = Shape {
+    nodes: 3,
+    family: Family::Ipv6,
+    second_nic: true,
+};
 /// Names a cluster that is up, with meshd of this tree installed: for whoever changes these trials.
 const ATTACH: &str = "MESHD_ARMS_CLUSTER";
 
 static SHARED: Mutex<Shared> = Mutex::new(Shared::NotYet);
 
+/// One at a time: two clusters would take the cores from each other.
 enum Shared {
     NotYet,
     Up(Box<Cluster>),
-    /// Why there is none: the machine cannot, or it failed.
-    No(Result<String, String>),
+    /// Why there is none of this kind: the machine cannot, or it failed.
+    No(Shape, Result<String, String>),
 }
 
-/// The cluster, and what was built for it.
+impl Shared {
+    fn shape(&self) -> Option<Shape> {
+        match self {
+            Shared::NotYet => None,
+            Shared::Up(cluster) => Some(cluster.arm.lab().shape()),
+            Shared::No(shape, _) => Some(*shape),
+        }
+    }
+
+    /// Brings a cluster of this kind up, in the place of another.
+    fn become_one_of(&mut self, shape: Shape) {
+        if self.shape() == Some(shape) {
+            return;
+        }
+        let down = match std::mem::replace(self, Shared::NotYet) {
+            Shared::Up(cluster) => cluster.arm.shut_down(),
+            Shared::NotYet | Shared::No(..) => Ok(()),
+        };
+        *self = match down {
+            Ok(()) => start(shape),
+            Err(left) => Shared::No(
+                shape,
+                Err(format!("the cluster before is not taken down: {left:#}")),
+            ),
+        };
+    }
+}
+
+/// A cluster, and what was built for it.
 pub(crate) struct Cluster {
     pub(crate) arm: KubernetesArm,
     pub(crate) image: Image,
@@ -39,53 +81,57 @@ pub(crate) struct Cluster {
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        on_cluster("first_light", |cluster| scenario(cluster, Scenario::FIRST_LIGHT)),
-        on_cluster("workloads", workloads::run),
-        on_cluster("outside", hosts::outside),
-        on_cluster("scale", lifecycle::scale),
-        on_cluster("restarts", lifecycle::restarts),
-        on_cluster("upgrade_and_rollback", lifecycle::upgrade),
-        on_cluster("drain", lifecycle::drain),
-        on_cluster("cut_off_from_the_api_server", lifecycle::cut_off),
-        on_cluster("node_joins_again", lifecycle::join_again),
-        on_cluster("strict_reverse_path_filter", hosts::rp_filter),
-        on_cluster("other_firewalls", hosts::other_firewalls),
-        on_cluster("all_nodes_reboot", lifecycle::reboot),
-        on_cluster("uninstall_and_install_again", uninstall::run),
+        on_cluster(DUAL, "first_light", first_light),
+        on_cluster(DUAL, "workloads", workloads::run),
+        on_cluster(DUAL, "outside", hosts::outside),
+        on_cluster(DUAL, "scale", lifecycle::scale),
+        on_cluster(DUAL, "restarts", lifecycle::restarts),
+        on_cluster(DUAL, "upgrade_and_rollback", lifecycle::upgrade),
+        on_cluster(DUAL, "drain", lifecycle::drain),
+        on_cluster(DUAL, "cut_off_from_the_api_server", lifecycle::cut_off),
+        on_cluster(DUAL, "node_joins_again", lifecycle::join_again),
+        on_cluster(DUAL, "strict_reverse_path_filter", hosts::rp_filter),
+        on_cluster(DUAL, "other_firewalls", hosts::other_firewalls),
+        on_cluster(DUAL, "all_nodes_reboot", lifecycle::reboot),
+        on_cluster(DUAL, "uninstall_and_install_again", uninstall::run),
+        on_cluster(IPV6, "ipv6_alone::first_light", first_light),
+        on_cluster(IPV6, "ipv6_alone::workloads", workloads::run),
+        on_cluster(IPV6, "ipv6_alone::outside", hosts::outside),
+        on_cluster(IPV6, "second_nic", nics::second),
     ]
 }
 
-/// A trial on the shared cluster. Where it fails, the cluster's logs are kept.
-fn on_cluster(name: &'static str, body: fn(&mut Cluster) -> Result<()>) -> Trial {
+/// A trial on a shared cluster. Where it fails, the cluster's logs are kept.
+fn on_cluster(shape: Shape, name: &'static str, body: fn(&mut Cluster) -> Result<()>) -> Trial {
     trial("kubernetes", name, move || {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Shared::NotYet = *shared {
-            *shared = start();
-        }
+        shared.become_one_of(shape);
         match &mut *shared {
             Shared::Up(cluster) => body(cluster).map_err(|error| {
                 let trouble = keep_logs(cluster, name, &error);
                 cluster.arm.clear();
                 trouble
             }),
-            Shared::No(Ok(unable)) => Err(Trouble::Unable(unable.clone())),
-            Shared::No(Err(failed)) => Err(Trouble::Failed(failed.clone())),
+            Shared::No(_, Ok(unable)) => Err(Trouble::Unable(unable.clone())),
+            Shared::No(_, Err(failed)) => Err(Trouble::Failed(failed.clone())),
             Shared::NotYet => unreachable!("it was just started"),
         }
     })
 }
 
-fn start() -> Shared {
+fn start(shape: Shape) -> Shared {
+    let no = |error: anyhow::Error| Shared::No(shape, Err(format!("{error:#}")));
     if let Ok(name) = std::env::var(ATTACH) {
-        return match attach(&name) {
-            Ok(cluster) => Shared::Up(Box::new(cluster)),
-            Err(error) => Shared::No(Err(format!("{error:#}"))),
+        return match attach(&name, shape) {
+            Ok(Some(cluster)) => Shared::Up(Box::new(cluster)),
+            Ok(None) => Shared::No(shape, Ok(format!("the cluster {name} is no {shape:?}"))),
+            Err(error) => no(error),
         };
     }
-    let lab = match Lab::up(NAME, NODES, Family::Dual) {
+    let lab = match Lab::up(NAME, shape) {
         Ok(lab) => lab,
-        Err(StartError::Unable(why)) => return Shared::No(Ok(why)),
-        Err(StartError::Failed(error)) => return Shared::No(Err(format!("{error:#}"))),
+        Err(StartError::Unable(why)) => return Shared::No(shape, Ok(why)),
+        Err(StartError::Failed(error)) => return no(error),
     };
     let installed = || {
         let folder = TempDir::with_prefix("meshd-images-").context("make a folder")?;
@@ -95,7 +141,7 @@ fn start() -> Shared {
     };
     let failed = |lab: &Lab, error: anyhow::Error| {
         let kept = logs(lab).unwrap_or_else(|error| format!("(no logs: {error:#})"));
-        Shared::No(Err(format!("meshd is not installed: {error:#}\n{kept}")))
+        Shared::No(shape, Err(format!("meshd is not installed: {error:#}\n{kept}")))
     };
     let (folder, image) = match installed() {
         Ok(installed) => installed,
@@ -103,21 +149,26 @@ fn start() -> Shared {
     };
     match KubernetesArm::new(lab) {
         Ok(arm) => Shared::Up(Box::new(Cluster { arm, image, folder })),
-        Err(error) => Shared::No(Err(format!("{error:#}"))),
+        Err(error) => no(error),
     }
 }
 
-fn attach(name: &str) -> Result<Cluster> {
+/// None where the cluster is of another kind.
+fn attach(name: &str, shape: Shape) -> Result<Option<Cluster>> {
+    let lab = Lab::attach(name)?;
+    if lab.shape() != shape {
+        return Ok(None);
+    }
     let folder = TempDir::with_prefix("meshd-images-").context("make a folder")?;
     let image = Image::build(TAG, folder.path())?;
-    let arm = KubernetesArm::new(Lab::attach(name)?)?;
-    Ok(Cluster { arm, image, folder })
+    let arm = KubernetesArm::new(lab)?;
+    Ok(Some(Cluster { arm, image, folder }))
 }
 
 /// Takes the cluster down, if there is one; an error says what is left.
 pub(crate) fn shut_down() -> Result<()> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    match std::mem::replace(&mut *shared, Shared::No(Ok("it was taken down".to_owned()))) {
+    match std::mem::replace(&mut *shared, Shared::NotYet) {
         Shared::Up(cluster) => cluster.arm.shut_down(),
         _ => Ok(()),
     }
@@ -136,9 +187,8 @@ fn logs(lab: &Lab) -> Result<String> {
     Ok(format!("logs are kept in {}", folder.display()))
 }
 
-/// Runs a scenario's text.
-fn scenario(cluster: &mut Cluster, text: &str) -> Result<()> {
-    let scenario = Scenario::parse(text)?;
+fn first_light(cluster: &mut Cluster) -> Result<()> {
+    let scenario = Scenario::parse(Scenario::FIRST_LIGHT)?;
     let report = meshd_scenario::run(&scenario, &mut cluster.arm, &mut |_| {});
     for verdict in [judge(&report), table_is_true(&report)] {
         if let Err(Trouble::Failed(why) | Trouble::Unable(why)) = verdict {

@@ -3,7 +3,7 @@
 use super::Cluster;
 use super::traffic::{everyone_reaches_everyone, probes_between, reach};
 use anyhow::{Context, Result, ensure};
-use meshd_kubernetes_arm::{KubernetesArm, NAMESPACE, wait_for};
+use meshd_kubernetes_arm::{Family, KubernetesArm, NAMESPACE, wait_for};
 use meshd_lab::netns::Netns;
 use meshd_lab::plan::Plan;
 use meshd_scenario::{Arm, Pod, Site};
@@ -28,7 +28,11 @@ const HOST_NETWORK_PORT: u16 = 18080;
 pub(super) fn run(cluster: &mut Cluster) -> Result<()> {
     let arm = &mut cluster.arm;
     arm.send_control_marker()?;
-    arm.lab().apply(MANIFESTS)?;
+    let manifests = match arm.lab().family() {
+        Family::Dual => MANIFESTS.to_owned(),
+        Family::Ipv6 => MANIFESTS.replace("RequireDualStack", "SingleStack"),
+    };
+    arm.lab().apply(&manifests)?;
     for workload in ["deployment/web", "daemonset/each", "daemonset/host"] {
         kubectl(arm, &["rollout", "status", workload, ROLLOUT])?;
     }
@@ -102,7 +106,10 @@ fn ask(arm: &KubernetesArm, url: &str, times: usize) -> Result<Vec<String>> {
 
 fn cluster_ips(arm: &KubernetesArm, web: &[String]) -> Result<()> {
     let addresses = service(arm, "web", ".spec.clusterIPs[*]")?;
-    ensure!(addresses.len() == 2, "the Service has {addresses:?}");
+    ensure!(
+        addresses.len() == families(arm).len(),
+        "the Service has {addresses:?}"
+    );
     for address in addresses {
         let url = format!("http://{}/hostname", host(address.parse()?));
         let answers = ask(arm, &url, REQUESTS)?;
@@ -124,6 +131,14 @@ fn cluster_ips(arm: &KubernetesArm, web: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The cluster's families, as options of curl.
+fn families(arm: &KubernetesArm) -> &'static [&'static str] {
+    match arm.lab().family() {
+        Family::Dual => &["-4", "-6"],
+        Family::Ipv6 => &["-6"],
+    }
+}
+
 fn names(arm: &KubernetesArm) -> Result<()> {
     // Since the pods are new: CoreDNS must have heard of them.
     let rollout = [
@@ -136,7 +151,7 @@ fn names(arm: &KubernetesArm) -> Result<()> {
     ];
     arm.lab().kubectl(&rollout).context("CoreDNS does not run")?;
     for name in ["web", &format!("web.{NAMESPACE}.svc.cluster.local")] {
-        for family in ["-4", "-6"] {
+        for family in families(arm) {
             let url = format!("{family} http://{name}/hostname");
             wait_for(&format!("the name {name}"), SOON, || ask(arm, &url, 3).map(Some))?;
         }
