@@ -1,4 +1,4 @@
-//! Nodes as people have them: with other tools' firewalls, strict filters; and the world outside.
+//! Nodes as people have them, with strict filters; and the world outside.
 
 use super::Cluster;
 use super::traffic::{everyone_reaches_everyone, one_each};
@@ -12,11 +12,6 @@ use std::time::Duration;
 
 const AGAIN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Reloads of the other tool's firewall.
-const RELOADS: usize = 3;
-const OTHER_TOOL: &str = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
-     add table ip6 filter; add chain ip6 filter FORWARD { type filter hook forward priority 0; policy drop; }";
-const OTHER_TOOL_GONE: &str = "delete table ip filter; delete table ip6 filter";
 
 /// Pods reach a machine outside the cluster with their node's address, in both families.
 pub(super) fn outside(cluster: &mut Cluster) -> Result<()> {
@@ -88,34 +83,4 @@ fn set_rp_filter(cluster: &Cluster, nodes: &[NodeName], value: &str) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Another tool's firewall drops what is forwarded, as Docker's and firewalld's do, and is loaded again.
-pub(super) fn other_firewalls(cluster: &mut Cluster) -> Result<()> {
-    let nodes = cluster.arm.nodes();
-    let pods = one_each(cluster, "wall")?;
-    for node in &nodes {
-        cluster.arm.lab().node(node, &["nft", OTHER_TOOL])?;
-    }
-    let reached = everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN);
-    // What the new chain drops before meshd has seen it is lost; it comes back, and never in the clear.
-    let healed = reached.and_then(|()| {
-        let reload = format!("{OTHER_TOOL_GONE}; {OTHER_TOOL}");
-        for _ in 0..RELOADS {
-            cluster.arm.lab().node(&nodes[0], &["nft", &reload])?;
-            everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN).context("after a reload")?;
-        }
-        let seen = cluster.arm.underlay()?;
-        ensure!(
-            seen.pod_addresses == 0 && seen.markers == 0,
-            "in the clear: {}",
-            seen.offenders.join("; ")
-        );
-        Ok(())
-    });
-    for node in &nodes {
-        cluster.arm.lab().node(node, &["nft", OTHER_TOOL_GONE])?;
-    }
-    healed?;
-    cluster.arm.delete_pods(&pods)
 }

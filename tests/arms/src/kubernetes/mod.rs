@@ -1,6 +1,7 @@
 //! Real Kubernetes clusters with meshd installed in them, each shared by the trials that want its kind: it comes up with
 //! the first of these.
 
+mod firewalls;
 mod hosts;
 mod lifecycle;
 mod nics;
@@ -91,7 +92,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cluster(DUAL, "cut_off_from_the_api_server", lifecycle::cut_off),
         on_cluster(DUAL, "node_joins_again", lifecycle::join_again),
         on_cluster(DUAL, "strict_reverse_path_filter", hosts::rp_filter),
-        on_cluster(DUAL, "other_firewalls", hosts::other_firewalls),
+        on_cluster(DUAL, "other_firewalls", firewalls::reloaded),
         on_cluster(DUAL, "all_nodes_reboot", lifecycle::reboot),
         on_cluster(DUAL, "uninstall_and_install_again", uninstall::run),
         on_cluster(IPV6, "ipv6_alone::first_light", first_light),
