@@ -85,6 +85,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cluster(DUAL, "first_light", first_light),
         on_cluster(DUAL, "workloads", workloads::run),
         on_cluster(DUAL, "outside", hosts::outside),
+        on_cluster(DUAL, "network_unavailable", hosts::network_unavailable),
+        on_cluster(DUAL, "macs_changed_by_another_hand", hosts::macs),
         on_cluster(DUAL, "scale", lifecycle::scale),
         on_cluster(DUAL, "restarts", lifecycle::restarts),
         on_cluster(DUAL, "upgrade_and_rollback", lifecycle::upgrade),
