@@ -1,12 +1,12 @@
 //! What happens to a cluster over time: scaling, restarts, upgrades, drains, nodes that go and come.
 
 use super::Cluster;
-use super::traffic::{everyone_reaches_everyone, one_each, undisturbed};
+use super::traffic::{INTERVAL, everyone_reaches_everyone, one_each, under_traffic, undisturbed};
 use anyhow::{Context, Result, bail, ensure};
 use meshd_kubernetes_arm::{Image, NAMESPACE, wait_for};
 use meshd_model::NodeName;
 use meshd_model::key::PublicKey;
-use meshd_scenario::Arm;
+use meshd_scenario::{Arm, Pod};
 use std::time::Duration;
 
 /// How long something may take to be as it was, on a machine that does much else.
@@ -15,6 +15,8 @@ const ROLLOUT: &str = "--timeout=180s";
 /// Pods of the Deployment when it is large.
 const MANY: usize = 60;
 const FEW: usize = 2;
+/// How long a node may be away whose device is deleted and started again.
+const DEVICE_AWAY: Duration = Duration::from_secs(10);
 /// How long a node is cut off from the API server.
 const CUT_OFF: Duration = Duration::from_secs(10);
 const MANY_PODS: &str = include_str!("many.yaml");
@@ -125,9 +127,98 @@ pub(super) fn upgrade(cluster: &mut Cluster) -> Result<()> {
     cluster.arm.lab().load(&next)?;
     let now = cluster.image.clone();
     let pods = one_each(cluster, "upgrade")?;
-    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&next, &[])).context("the upgrade")?;
-    undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&now, &[])).context("the rollback")?;
-    everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN)?;
+    for (what, image) in [("upgrade", next), ("rollback", now)] {
+        undisturbed(cluster, &pods, |cluster| cluster.arm.lab().upgrade(&image, &[]))
+            .with_context(|| format!("the {what}"))?;
+        new_pods_are_reached(cluster, &pods, &format!("after-{what}"))?;
+    }
+    cluster.arm.delete_pods(&pods)
+}
+
+/// A new pod on every node, in the middle of others.
+fn new_pods_are_reached(cluster: &mut Cluster, pods: &[Pod], prefix: &str) -> Result<()> {
+    let new = one_each(cluster, prefix)?;
+    everyone_reaches_everyone(&mut cluster.arm, &[pods, &new].concat(), AGAIN).context(prefix.to_owned())?;
+    cluster.arm.delete_pods(&new)
+}
+
+/// Values of a release that runs are changed and changed back: the tunnel's mode; and where the API server is, which the
+/// kubelet's own kubeconfig says, on a node that has lost its kube-proxy.
+pub(super) fn values_changed(cluster: &mut Cluster) -> Result<()> {
+    let node = NodeName("n1".to_owned());
+    let pods = one_each(cluster, "values")?;
+    let lab = cluster.arm.lab();
+    lab.service(&node, "kube-proxy", "stop")?;
+    lab.node(
+        &node,
+        &["nft", "delete table ip kube-proxy; delete table ip6 kube-proxy"],
+    )?;
+    let outcome = without_kube_proxy(cluster, &node, &pods);
+    cluster.arm.lab().service(&node, "kube-proxy", "start")?;
+    outcome?;
+    cluster.arm.delete_pods(&pods)
+}
+
+fn without_kube_proxy(cluster: &mut Cluster, node: &NodeName, pods: &[Pod]) -> Result<()> {
+    let by_service = "curl --insecure --silent --max-time 2 https://10.96.0.1/readyz || echo unreachable";
+    let said = cluster.arm.lab().node(node, &["sh", "-c", by_service])?;
+    ensure!(
+        said.trim() == "unreachable",
+        "void: the Service of the API server says {said}"
+    );
+    let changed = [
+        "config.wireguard.mode=userspace",
+        "apiServer.host=",
+        "apiServer.kubeconfig=/etc/kubernetes/kubelet.kubeconfig",
+    ];
+    let image = cluster.image.clone();
+    for (what, values) in [("changed", changed.as_slice()), ("changed-back", [].as_slice())] {
+        undisturbed(cluster, pods, |cluster| cluster.arm.lab().upgrade(&image, values))
+            .with_context(|| format!("values {what}"))?;
+        for node in cluster.arm.nodes() {
+            cluster.arm.wait_ready(&node, AGAIN)?;
+        }
+        new_pods_are_reached(cluster, pods, &format!("values-{what}"))?;
+    }
+    Ok(())
+}
+
+/// The pod that carries a node's packets is deleted: the node is reached again soon, by the connections that there were,
+/// and nothing leaves it in the clear.
+pub(super) fn device_deleted(cluster: &mut Cluster) -> Result<()> {
+    let pods = one_each(cluster, "device")?;
+    cluster.arm.send_control_marker()?;
+    let (tally, ()) = under_traffic(cluster, &pods, |cluster| {
+        let delete = [
+            "-n",
+            "kube-system",
+            "delete",
+            "pod",
+            "-l",
+            "app.kubernetes.io/name=meshd-wg",
+        ];
+        let on_n1 = ["--field-selector", "spec.nodeName=n1"];
+        cluster.arm.lab().kubectl(&[delete.as_slice(), &on_n1].concat())?;
+        everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN)
+    })?;
+    // Two streams of the three pass n1.
+    let away = INTERVAL * u32::try_from(tally.lost / 2)?;
+    println!("    n1 was away for {away:?}");
+    ensure!(
+        tally.lost > 0,
+        "void: nothing was lost, so nothing was deleted: {tally:?}"
+    );
+    ensure!(
+        away < DEVICE_AWAY && tally.broken.is_empty(),
+        "away for {away:?}: {tally:?}"
+    );
+    let seen = cluster.arm.underlay()?;
+    let clear = seen.pod_addresses + seen.markers;
+    ensure!(
+        seen.control_markers > 0 && seen.drops == 0,
+        "void: the capture says {seen:?}"
+    );
+    ensure!(clear == 0, "in the clear: {}", seen.offenders.join("; "));
     cluster.arm.delete_pods(&pods)
 }
 

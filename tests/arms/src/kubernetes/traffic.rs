@@ -9,7 +9,7 @@ use meshd_scenario::{Arm, Outcome, Pod, Probe, ProbeKind, Site};
 use std::time::Duration;
 
 /// Between two datagrams of a stream, and two messages of a connection.
-const INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INTERVAL: Duration = Duration::from_millis(10);
 /// How long the control goes on, in which nothing happens.
 const CONTROL: Duration = Duration::from_secs(4);
 const KINDS: [ProbeKind; 3] = [ProbeKind::Icmp, ProbeKind::Udp, ProbeKind::Tcp];
@@ -29,11 +29,13 @@ pub(super) fn one_each(cluster: &mut Cluster, prefix: &str) -> Result<Vec<Pod>> 
 
 /// What was sent and lost while something happened, or while nothing did.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     sent: u64,
-    lost: u64,
+    /// Datagrams.
+    pub(super) lost: u64,
     messages: u64,
-    broken: Vec<String>,
+    /// Connections that ended before their time, and why.
+    pub(super) broken: Vec<String>,
 }
 
 /// Streams of numbered datagrams and TCP connections between all pairs of the pods, first while nothing happens, then
@@ -63,7 +65,8 @@ pub(super) fn undisturbed(
     Ok(())
 }
 
-fn under_traffic<T>(
+/// Streams and connections between all pairs of the pods, while `event` happens.
+pub(super) fn under_traffic<T>(
     cluster: &mut Cluster,
     pods: &[Pod],
     event: impl FnOnce(&mut Cluster) -> Result<T>,
