@@ -136,7 +136,7 @@ take_down() {
         sleep 0.1
     done
     # Never into a mount: that would remove what is mounted.
-    if [ -d "$STATE" ] && ! state_mounts | grep -q .; then rm -rf --one-file-system "$STATE"; fi
+    if [ -d "$STATE" ] && [ -z "$(state_mounts)" ]; then rm -rf --one-file-system "$STATE"; fi
 
     mapfile -t left < <(
         cluster_processes | sed 's/^/process /'

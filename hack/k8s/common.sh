@@ -65,7 +65,8 @@ node_names() {
     seq -f 'n%g' 1 "$COUNT"
 }
 known_node() {
-    node_names | grep -qxF -- "$1" || die "no node '$1': there are $(node_names | xargs)"
+    # Not grep -q: it ends with the first line, and whoever writes the others fails.
+    node_names | grep -xF -- "$1" >/dev/null || die "no node '$1': there are $(node_names | xargs)"
 }
 
 # wait_for SECONDS WHAT CMD...: polls until the command succeeds; says what did not come.
