@@ -6,7 +6,9 @@ use crate::traffic::{DISCARD, Place};
 use meshd_apiserver::Request;
 use meshd_model::status::Status;
 use meshd_model::{AttachmentId, NodeName, PodRef};
-use meshd_scenario::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+use meshd_scenario::{
+    Arm, ArmError, Outcome, Outside, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -312,12 +314,19 @@ impl Arm for SimArm {
         meshd_scenario::addresses(text.and_then(Value::as_str).unwrap_or_default())
     }
 
+    fn outside(&self) -> Result<Outside, ArmError> {
+        Ok(Outside {
+            reached: self.sim.config.reached_outside(),
+            refused: self.sim.config.refused_outside(),
+        })
+    }
+
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {
         let node = self.node(&to.node)?;
         let sent = to
             .addresses
             .iter()
-            .filter_map(|address| self.sim.neighbour(node, *address, 7));
+            .filter_map(|address| self.sim.neighbour_sends(node, *address, 7));
         let tokens: Vec<u64> = sent.collect();
         self.sim.run_for(Duration::from_secs(1))?;
         Ok(tokens.into_iter().any(|token| self.sim.arrived(token)))
@@ -325,7 +334,7 @@ impl Arm for SimArm {
 
     fn send_control_marker(&mut self) -> Result<(), ArmError> {
         for address in self.sim.nodes[0].addresses.clone() {
-            self.sim.neighbour(0, address, DISCARD);
+            self.sim.neighbour_sends(0, address, DISCARD);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::packet::{self, Content};
 use ipnetwork::IpNetwork;
 use meshd_model::net::contains;
 use meshd_scenario::{MARKER, UnderlayReport};
+use std::net::IpAddr;
 
 /// Offenders that are remembered.
 const OFFENDERS: usize = 10;
@@ -14,25 +15,36 @@ const OFFENDERS: usize = 10;
 pub(crate) struct Capture {
     pub(crate) seen: UnderlayReport,
     pod_cidrs: [IpNetwork; 2],
+    /// The machine outside of the cluster, with which everybody speaks in the clear.
+    outside: Vec<IpAddr>,
 }
 
 impl Capture {
-    pub(crate) fn new() -> Capture {
+    pub(crate) fn new(outside: Vec<IpAddr>) -> Capture {
         Capture {
             seen: UnderlayReport::default(),
             pod_cidrs: config::pod_cidrs(),
+            outside,
         }
     }
 
     /// Looks at a packet. `on_purpose`: the neighbour sent it, who belongs to no node. Says what ought not to be.
     pub(crate) fn see(&mut self, bytes: &[u8], wireguard_port: u16, on_purpose: bool) -> Option<String> {
         self.seen.packets += 1;
-        let pod_address = packet::addresses(bytes).is_some_and(|(src, dst)| {
+        let ends = packet::addresses(bytes);
+        let pod_address = ends.is_some_and(|(src, dst)| {
             self.pod_cidrs
                 .iter()
                 .any(|net| contains(*net, src.into()) || contains(*net, dst.into()))
         });
-        let marker = packet::holds(bytes, MARKER);
+        let mut marker = packet::holds(bytes, MARKER);
+        if let Some((src, dst)) = ends.filter(|_| marker) {
+            let to_outside = self.outside.contains(&dst);
+            if to_outside {
+                *self.seen.outside.entry(src).or_default() += 1;
+            }
+            marker = !to_outside && !self.outside.contains(&src);
+        }
         if is_wireguard(bytes, wireguard_port) {
             self.seen.wireguard += 1;
         }
@@ -83,7 +95,7 @@ mod tests {
 
     #[test]
     fn plaintext_is_seen_and_ciphertext_is_not() {
-        let mut capture = Capture::new();
+        let mut capture = Capture::new(Vec::new());
         assert_eq!(
             capture.see(
                 &udp("192.168.0.16", "192.168.0.17", &[1, 0, 0, 0, 9]),
@@ -117,5 +129,20 @@ mod tests {
             (seen.pod_addresses, seen.markers, seen.offenders.len()),
             (2, 1, 3)
         );
+    }
+
+    #[test]
+    fn what_is_said_to_the_world_outside_is_no_secret_but_a_pods_address_there_is() {
+        let mut capture = Capture::new(vec!["203.0.113.1".parse().unwrap()]);
+        let mut see = |src, dst| capture.see(&udp(src, dst, MARKER), 51820, false).is_some();
+        assert!(!see("192.168.0.16", "203.0.113.1"));
+        assert!(!see("203.0.113.1", "192.168.0.16"));
+        assert!(see("10.128.0.2", "203.0.113.1"));
+        assert!(see("203.0.113.1", "10.128.0.2"));
+        assert!(see("192.168.0.16", "203.0.113.2"));
+        let seen = capture.seen;
+        assert_eq!((seen.markers, seen.pod_addresses), (1, 2));
+        let from = |address: &str| seen.outside.get(&address.parse().unwrap()).copied();
+        assert_eq!((from("192.168.0.16"), from("10.128.0.2")), (Some(1), Some(1)));
     }
 }

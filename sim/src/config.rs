@@ -2,6 +2,7 @@
 
 use crate::underlay::Link;
 use ipnetwork::IpNetwork;
+use meshd_core::{METADATA, Outside};
 use meshd_model::net::Family;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,6 +32,8 @@ pub struct Config {
     pub resync: Duration,
     /// Whether Nodes are given pod CIDRs when they are created, as the controller manager does.
     pub node_ipam: bool,
+    /// What pods reach outside of the cluster, as the agents are told.
+    pub outside: Outside,
     /// Whether a text of the trace is kept, for people.
     pub keep_trace: bool,
 }
@@ -49,6 +52,10 @@ impl Config {
             store_latency: Duration::from_millis(1),
             resync: Duration::from_secs(60),
             node_ipam: true,
+            outside: Outside {
+                except: EXCEPTED.map(IpNetwork::from).into(),
+                ..Outside::default()
+            },
             keep_trace: false,
         }
     }
@@ -59,10 +66,25 @@ impl Config {
         nets.into_iter().filter(used).collect()
     }
 
+    /// Those of these addresses that are.
+    fn used(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let used = |a: &IpAddr| self.families.contains(&Family::of(*a));
+        addresses.into_iter().filter(used).collect()
+    }
+
+    /// Addresses of the machine outside of the cluster that pods may reach.
+    pub(crate) fn reached_outside(&self) -> Vec<IpAddr> {
+        self.used(OUTSIDE)
+    }
+
+    /// Its other addresses: the declared exceptions, and where clouds tell a machine about itself.
+    pub(crate) fn refused_outside(&self) -> Vec<IpAddr> {
+        self.used(EXCEPTED.into_iter().chain(METADATA))
+    }
+
     /// The underlay addresses of the host on this port, after it was given others so many times.
     pub(crate) fn underlay_addresses(&self, port: usize, moves: u32) -> Vec<IpAddr> {
-        let all = underlay_addresses(port, moves).into_iter();
-        all.filter(|a| self.families.contains(&Family::of(*a))).collect()
+        self.used(underlay_addresses(port, moves))
     }
 }
 
@@ -86,6 +108,17 @@ pub(crate) fn underlay_cidrs() -> [IpNetwork; 2] {
     ["192.168.0.0/16", "fd00:192:168::/64"]
         .map(|net| net.parse().expect("the simulator's underlay is a prefix"))
 }
+
+/// A machine outside of the cluster, behind the underlay's router (RFC 5737, RFC 3849).
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+/// The same machine, where pods are not to reach it.
+const EXCEPTED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
+];
 
 /// Addresses of a host lie so far apart from its former ones: more than [`NODES_MAX`].
 const MOVE: u32 = 0x1000;

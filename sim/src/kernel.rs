@@ -2,9 +2,11 @@
 
 pub(crate) mod fib;
 pub(crate) mod ops;
+mod outside;
 mod state;
 
 use crate::kernel::fib::{Fib, Hop, Out};
+use crate::nat::Nat;
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{DeviceState, Firewall, PodLink, Route, Rule, TABLE_MAIN, UnderlayAddress};
 use meshd_model::net::contains;
@@ -37,6 +39,8 @@ pub(crate) struct Kernel {
     rules: BTreeSet<Rule>,
     fib: Fib,
     own: Vec<UnderlayAddress>,
+    /// Conntrack's part of what leaves with the node's address.
+    masquerade: Nat,
     /// Of the interface on the underlay, in bytes.
     pub(crate) underlay_mtu: u16,
     /// Whose each prefix is, and each peer's prefixes, as the device was told.
@@ -71,6 +75,7 @@ impl Kernel {
             rules: BTreeSet::new(),
             fib: Fib::default(),
             own: Vec::new(),
+            masquerade: Nat::new(Vec::new(), outside::IDLE),
             underlay_mtu: UNDERLAY_MTU,
             allowed: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -102,6 +107,7 @@ impl Kernel {
             passing: false,
         };
         self.own = own.iter().map(address).collect();
+        self.masquerade.set_public(own);
         self.underlay_mtu = mtu;
     }
 

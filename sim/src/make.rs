@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::random;
 use crate::sim::{BOOT, EPOCH, WIREGUARD_PORT};
 use meshd_apiserver::{NodeCidrs, NodeIpam};
-use meshd_core::{Config as AgentConfig, Endpoints, Identity, Outside};
+use meshd_core::{Config as AgentConfig, Endpoints, Identity};
 use meshd_model::kernel::Mark;
 use meshd_model::{Boot, KeyHandle, NodeName, Now, PublicKey, Wall};
 use meshd_wireguard_proto::Device;
@@ -89,7 +89,7 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
         mtu: None,
         resync: config.resync,
         address_rest: Duration::from_secs(10),
-        outside: Outside::default(),
+        outside: config.outside.clone(),
         allow_unnamed_pods: false,
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Content<'a> {
         payload: &'a [u8],
     },
     EchoReply {
+        id: u16,
+        seq: u16,
         payload: &'a [u8],
     },
     Udp {
@@ -82,7 +84,7 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Packet<'_>> {
 fn icmp_v4(kind: Icmpv4Type, payload: &[u8]) -> Content<'_> {
     match kind {
         Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq }) => Content::EchoRequest { id, seq, payload },
-        Icmpv4Type::EchoReply(_) => Content::EchoReply { payload },
+        Icmpv4Type::EchoReply(IcmpEchoHeader { id, seq }) => Content::EchoReply { id, seq, payload },
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
             next_hop_mtu: mtu,
         }) => Content::Error {
@@ -104,7 +106,7 @@ fn icmp_v4(kind: Icmpv4Type, payload: &[u8]) -> Content<'_> {
 fn icmp_v6(kind: Icmpv6Type, payload: &[u8]) -> Content<'_> {
     match kind {
         Icmpv6Type::EchoRequest(IcmpEchoHeader { id, seq }) => Content::EchoRequest { id, seq, payload },
-        Icmpv6Type::EchoReply(_) => Content::EchoReply { payload },
+        Icmpv6Type::EchoReply(IcmpEchoHeader { id, seq }) => Content::EchoReply { id, seq, payload },
         Icmpv6Type::PacketTooBig { mtu } => Content::Error {
             why: Error::TooBig {
                 mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
@@ -205,19 +207,45 @@ pub(crate) fn error(src: IpAddr, about: &[u8], why: Error) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The same packet between other ends, with as many hops left. An echo has its identifier in place of a port, at the end
+/// that asked. None of what has no ports.
+pub(crate) fn readdress(bytes: &[u8], src: SocketAddr, dst: SocketAddr) -> Option<Vec<u8>> {
+    let made = match read(bytes)?.content {
+        Content::Udp { payload, .. } => udp(src, dst, payload),
+        Content::EchoRequest { seq, payload, .. } => echo(src.ip(), dst.ip(), true, src.port(), seq, payload),
+        Content::EchoReply { seq, payload, .. } => echo(src.ip(), dst.ip(), false, dst.port(), seq, payload),
+        Content::Error { .. } | Content::Other => None,
+    };
+    let mut made = made?;
+    set_hops(&mut made, hops(bytes)?).then_some(made)
+}
+
 /// One hop less; false where the packet's life ends here.
 pub(crate) fn hop(bytes: &mut [u8]) -> bool {
+    hops(bytes).is_some_and(|left| left > 1 && set_hops(bytes, left - 1))
+}
+
+fn hops(bytes: &[u8]) -> Option<u8> {
+    match bytes.first()? >> 4 {
+        4 => bytes.get(8).copied(),
+        6 => bytes.get(7).copied(),
+        _ => None,
+    }
+}
+
+/// False where there is no whole header.
+fn set_hops(bytes: &mut [u8], left: u8) -> bool {
     match bytes.first().map(|b| b >> 4) {
-        Some(4) if bytes.len() >= 20 && bytes[8] > 1 => {
-            bytes[8] -= 1;
+        Some(4) if bytes.len() >= 20 => {
+            bytes[8] = left;
             let sum =
                 etherparse::Ipv4HeaderSlice::from_slice(bytes).map(|h| h.to_header().calc_header_checksum());
             let Ok(sum) = sum else { return false };
             bytes[10..12].copy_from_slice(&sum.to_be_bytes());
             true
         }
-        Some(6) if bytes.len() >= 40 && bytes[7] > 1 => {
-            bytes[7] -= 1;
+        Some(6) if bytes.len() >= 40 => {
+            bytes[7] = left;
             true
         }
         _ => false,
@@ -322,6 +350,22 @@ mod tests {
             let hops = (0..100).take_while(|_| hop(&mut bytes)).count();
             assert_eq!(hops, usize::from(TTL) - 1);
             assert!(read(&bytes).is_some());
+        }
+    }
+
+    #[test]
+    fn other_ends_leave_the_rest_as_it_was() {
+        for (src, dst) in PAIRS.map(|(a, b)| (ip(a), ip(b))) {
+            let mut sent = udp((src, 1).into(), (dst, 2).into(), b"x").unwrap();
+            assert!(hop(&mut sent));
+            let mut wanted = udp((dst, 3).into(), (src, 4).into(), b"x").unwrap();
+            assert!(hop(&mut wanted));
+            assert_eq!(readdress(&sent, (dst, 3).into(), (src, 4).into()), Some(wanted));
+            for (request, id) in [(true, 3), (false, 4)] {
+                let sent = echo(src, dst, request, 1, 9, b"x").unwrap();
+                let wanted = echo(dst, src, request, id, 9, b"x");
+                assert_eq!(readdress(&sent, (dst, 3).into(), (src, 4).into()), wanted);
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 //! ```text
 //! pod ──guard──┐                                          ┌── pod
 //! node's own ──┼── own address? ── rules, routes ── MTU ──┼── tunnel ── node's own, marked
-//! tunnel ──────┤                        │                 └── firewall ── underlay
-//! underlay ── firewall                  └── unreachable: an ICMP error back
+//! tunnel ──────┤                        │                 └── masquerade, firewall ── underlay
+//! underlay ── firewall, conntrack       └── unreachable: an ICMP error back
 //! ```
 
 use crate::kernel::fib::Out;
@@ -44,6 +44,15 @@ impl Sim {
         if !passes {
             return;
         }
+        // After the rules that fail closed, as conntrack is.
+        if *from == Source::Underlay
+            && let Some(home) = kernel.untranslated(self.now, &bytes)
+        {
+            bytes = home;
+        }
+        let Some((_, dst)) = packet::addresses(&bytes) else {
+            return;
+        };
         if kernel.is_own(dst) {
             return self.queue.push(
                 self.now + HOST,
@@ -57,7 +66,7 @@ impl Sim {
         if !packet::hop(&mut bytes) {
             return;
         }
-        if let Err(why) = self.output(node, &bytes, 0) {
+        if let Err(why) = self.pass_on(node, &bytes, 0, Some(from)) {
             self.send_error(node, &bytes, why);
         }
     }
@@ -75,8 +84,13 @@ impl Sim {
         }
     }
 
-    /// A packet leaves the stack: forwarded, or of the node's own. `mark` is that of the socket.
+    /// A packet of the node's own leaves the stack. `mark` is that of the socket.
     pub(crate) fn output(&mut self, node: usize, bytes: &[u8], mark: u32) -> Result<(), Error> {
+        self.pass_on(node, bytes, mark, None)
+    }
+
+    /// The same of one that is forwarded, `from` somewhere else.
+    fn pass_on(&mut self, node: usize, bytes: &[u8], mark: u32, from: Option<&Source>) -> Result<(), Error> {
         let (src, dst) = packet::addresses(bytes).ok_or(Error::Unreachable)?;
         let kernel = &self.nodes[node].kernel;
         if kernel.is_own(dst) {
@@ -103,9 +117,12 @@ impl Sim {
                 Ok(())
             }
             Out::Underlay(on_link) => {
-                if self.nodes[node].kernel.underlay_allows(src, dst) {
-                    let port = on_link.and_then(|_| self.underlay.port_of(dst));
-                    self.transmit(node, port, bytes.to_vec());
+                if let Some(bytes) = self.nodes[node].kernel.leave(self.now, from, bytes) {
+                    // Behind the router is the world outside, and nothing of the underlay.
+                    let port = self.underlay.port_of(dst);
+                    let outside = self.outside();
+                    let port = port.filter(|port| on_link.is_some() != (*port == outside));
+                    self.transmit(node, port, bytes);
                 }
                 Ok(())
             }
@@ -193,10 +210,11 @@ impl Sim {
             },
         };
         self.trace.bytes(self.now, from, Kind::Underlay, &bytes);
-        let neighbour = from == self.nodes.len();
-        let offender = self.capture.see(&bytes, WIREGUARD_PORT, neighbour);
-        if !neighbour {
+        let offender = self.capture.see(&bytes, WIREGUARD_PORT, from == self.neighbour());
+        if from < self.nodes.len() {
             self.check(from, offender);
+        } else if let Some(offender) = offender {
+            self.violate(None, offender);
         }
         if is_handshake_response(&bytes) {
             self.handshakes += 1;
@@ -214,6 +232,9 @@ impl Sim {
     }
 
     pub(crate) fn arrive(&mut self, port: usize, bytes: Vec<u8>) {
+        if port == self.outside() {
+            return self.answer_outside(&bytes);
+        }
         // The wire to the neighbour ends here; a link takes nothing longer than its MTU.
         let takes = |node: &crate::node::Node| bytes.len() <= usize::from(node.kernel.underlay_mtu);
         if !self.nodes.get(port).is_some_and(takes) {

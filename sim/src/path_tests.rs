@@ -6,7 +6,7 @@ use crate::node::private_key;
 use crate::sim::{Sim, WIREGUARD_PORT};
 use crate::traffic::{DISCARD, Place};
 use ipnetwork::IpNetwork;
-use meshd_core::{KernelOp, METADATA};
+use meshd_core::KernelOp;
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{
     Device, Firewall, Mark, Outside, Peer, PodLink, Route, RouteTarget, Rule, TABLE_MAIN, UNREACHABLE_METRIC,
@@ -53,7 +53,12 @@ fn operations(sim: &Sim, node: usize, other: usize) -> Vec<KernelOp> {
             mark: MARK,
             outside: Outside {
                 masquerade: true,
-                refused: METADATA.map(IpNetwork::from).into(),
+                refused: sim
+                    .config
+                    .refused_outside()
+                    .into_iter()
+                    .map(IpNetwork::from)
+                    .collect(),
             },
         }),
         KernelOp::SetDevice(Device {
@@ -217,7 +222,7 @@ fn a_neighbour_reaches_a_pod_only_where_the_firewall_lies() {
         ),
     ] {
         let mut sim = pair(&faults);
-        let token = sim.neighbour(1, addresses(1, 2)[0], 7).unwrap();
+        let token = sim.neighbour_sends(1, addresses(1, 2)[0], 7).unwrap();
         let _ = sim.run_for(Duration::from_secs(1));
         assert_eq!(sim.arrived(token), wanted);
     }
@@ -255,10 +260,54 @@ fn the_firewall_holds_where_the_routes_lie() {
 }
 
 #[test]
+fn a_pod_reaches_the_world_outside_as_its_node_and_not_what_is_refused() {
+    let mut sim = pair(&[]);
+    for kind in [ProbeKind::Icmp, ProbeKind::Udp] {
+        for to in sim.config.reached_outside() {
+            answered(&probe(&mut sim, 0, pod(0), to, kind, 500));
+        }
+        for to in sim.config.refused_outside() {
+            assert_eq!(probe(&mut sim, 0, pod(0), to, kind, 500), Outcome::Silent);
+        }
+    }
+    let seen: Vec<IpAddr> = sim.capture.seen.outside.keys().copied().collect();
+    assert_eq!(seen, sim.nodes[0].addresses);
+    for to in sim.config.refused_outside() {
+        answered(&probe(&mut sim, 0, Place::Node, to, ProbeKind::Udp, 500));
+    }
+    assert_eq!((sim.capture.seen.pod_addresses, sim.capture.seen.markers), (0, 0));
+}
+
+#[test]
+fn an_error_from_outside_comes_home_to_the_pod() {
+    let mut sim = pair(&[]);
+    for (to, src) in sim.config.reached_outside().into_iter().zip(addresses(0, 2)) {
+        let closed = crate::packet::udp((src, 1).into(), (to, 99).into(), b"closed").unwrap();
+        sim.send_from(0, &pod(0), closed).unwrap();
+        let before = sim.trace.records();
+        sim.run_for(Duration::from_secs(1)).unwrap();
+        // At the machine outside, on the wire back, and in the pod.
+        assert_eq!(sim.trace.records() - before, 3);
+    }
+}
+
+#[test]
+fn a_node_is_no_way_to_the_world_outside_for_others() {
+    let mut sim = pair(&[]);
+    let to = sim.config.reached_outside()[0];
+    let before = sim.capture.seen.packets;
+    let src = sim.nodes[1].addresses[0];
+    let bytes = crate::packet::udp((src, 1).into(), (to, 7).into(), b"transit").unwrap();
+    sim.input(0, bytes, &crate::path::Source::Tunnel);
+    sim.run_for(Duration::from_secs(1)).unwrap();
+    assert_eq!(sim.capture.seen.packets, before);
+}
+
+#[test]
 fn the_control_marker_is_seen_and_is_no_violation() {
     let mut sim = pair(&[]);
     let to = sim.nodes[0].addresses[0];
-    sim.neighbour(0, to, DISCARD);
+    sim.neighbour_sends(0, to, DISCARD);
     sim.run_for(Duration::from_secs(1)).unwrap();
     assert_eq!(sim.capture.seen.control_markers, 1);
 }

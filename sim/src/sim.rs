@@ -169,7 +169,10 @@ impl Sim {
         for (port, node) in nodes.iter().enumerate() {
             underlay.plug(port, &node.addresses);
         }
-        underlay.plug(config.nodes, &config.underlay_addresses(config.nodes, 0));
+        let (reached, refused) = (config.reached_outside(), config.refused_outside());
+        let outside = [reached, refused].concat();
+        underlay.plug(nodes.len(), &config.underlay_addresses(nodes.len(), 0));
+        underlay.plug(nodes.len() + 1, &outside);
         Sim {
             now: 0,
             queue: Queue::new(),
@@ -177,7 +180,7 @@ impl Sim {
             cluster: Cluster::new(ApiServer::new(make::api_server(&config), Time(EPOCH))),
             underlay,
             nats: BTreeMap::new(),
-            capture: Capture::new(),
+            capture: Capture::new(outside),
             trace: Trace::new(config.keep_trace),
             traffic: Traffic::default(),
             checks: 0,
@@ -216,6 +219,16 @@ impl Sim {
     #[must_use]
     pub fn handshakes(&self) -> u64 {
         self.handshakes
+    }
+
+    /// The port of the neighbour on the underlay, who belongs to no node.
+    pub(crate) fn neighbour(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The port of the machine outside of the cluster.
+    pub(crate) fn outside(&self) -> usize {
+        self.nodes.len() + 1
     }
 
     /// A node's name.

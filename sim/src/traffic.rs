@@ -78,6 +78,30 @@ fn stream_token(stream: usize, packet: u64) -> u64 {
     ((stream as u64 + 1) << 40) | packet
 }
 
+/// What a host says to a packet that is for it.
+fn answer(packet: &Packet<'_>, bytes: &[u8]) -> Option<Vec<u8>> {
+    let (src, dst) = (packet.src, packet.dst);
+    match packet.content {
+        Content::EchoRequest { id, seq, payload } => packet::echo(dst, src, false, id, seq, payload),
+        Content::Udp {
+            src_port,
+            dst_port: ECHO,
+            payload,
+        } => packet::udp((dst, ECHO).into(), (src, src_port).into(), payload),
+        // An answer, or for nobody.
+        Content::Udp {
+            dst_port: DISCARD, ..
+        }
+        | Content::Udp {
+            src_port: ECHO,
+            dst_port: PROBER,
+            ..
+        } => None,
+        Content::Udp { .. } => packet::error(dst, bytes, packet::Error::Port),
+        Content::EchoReply { .. } | Content::Error { .. } | Content::Other => None,
+    }
+}
+
 impl Sim {
     /// Sends one probe; what comes of it is asked for with [`Sim::outcome`].
     pub(crate) fn send_probe(
@@ -190,7 +214,11 @@ impl Sim {
         if !is_mine {
             return;
         }
-        let Packet { src, dst, content } = packet;
+        let Packet {
+            src,
+            dst,
+            ref content,
+        } = packet;
         if let (
             Place::Node,
             Content::Udp {
@@ -198,7 +226,7 @@ impl Sim {
                 dst_port,
                 payload,
             },
-        ) = (place, &content)
+        ) = (place, content)
             && *dst_port == self.nodes[node].kernel.listen_port()
         {
             let from = meshd_wireguard_proto::Path {
@@ -208,34 +236,33 @@ impl Sim {
             return self.pass_to_device(node, from, payload);
         }
         self.trace.bytes(self.now, node, Kind::Delivered, bytes);
-        let answer = match content {
-            Content::EchoRequest { id, seq, payload } => packet::echo(dst, src, false, id, seq, payload),
-            Content::Udp {
-                src_port,
-                dst_port: ECHO,
-                payload,
-            } => {
-                self.note_unwelcome(place, payload);
-                packet::udp((dst, ECHO).into(), (src, src_port).into(), payload)
-            }
-            Content::EchoReply { payload } => return self.answered(node, place, src, payload),
-            Content::Udp {
+        match *content {
+            Content::EchoReply { payload, .. }
+            | Content::Udp {
                 src_port: ECHO,
                 dst_port: PROBER,
                 payload,
-            } => {
-                return self.answered(node, place, src, payload);
-            }
+            } => self.answered(node, place, src, payload),
+            Content::Error { why, quoted } => self.refused(node, place, Sim::errno(why), quoted),
             Content::Udp {
-                dst_port: DISCARD, ..
-            }
-            | Content::Other => return,
-            Content::Udp { .. } => packet::error(dst, bytes, packet::Error::Port),
-            Content::Error { why, quoted } => return self.refused(node, place, Sim::errno(why), quoted),
-        };
-        if let Some(answer) = answer {
+                dst_port: ECHO,
+                payload,
+                ..
+            } => self.note_unwelcome(place, payload),
+            _ => {}
+        }
+        if let Some(answer) = answer(&packet, bytes) {
             // A host whose answer cannot be sent says nothing.
             let _ = self.send_from(node, place, answer);
+        }
+    }
+
+    /// A packet has reached the machine outside of the cluster.
+    pub(crate) fn answer_outside(&mut self, bytes: &[u8]) {
+        let Some(packet) = packet::read(bytes) else { return };
+        self.trace.bytes(self.now, self.outside(), Kind::Delivered, bytes);
+        if let Some(answer) = answer(&packet, bytes) {
+            self.transmit(self.outside(), self.underlay.port_of(packet.src), answer);
         }
     }
 
@@ -331,8 +358,8 @@ impl Sim {
 
     /// The neighbour on the underlay, who belongs to no node, sends UDP in plaintext to a port of an address, through
     /// a node; the token of it.
-    pub(crate) fn neighbour(&mut self, through: usize, to: IpAddr, port: u16) -> Option<u64> {
-        let neighbour = self.nodes.len();
+    pub(crate) fn neighbour_sends(&mut self, through: usize, to: IpAddr, port: u16) -> Option<u64> {
+        let neighbour = self.neighbour();
         let own = self.config.underlay_addresses(neighbour, 0);
         let src = own.into_iter().find(|a| a.is_ipv4() == to.is_ipv4())?;
         self.traffic.tokens += 1;

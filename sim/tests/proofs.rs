@@ -86,6 +86,33 @@ fn a_capture_without_the_control_marker_is_void() {
 }
 
 #[test]
+fn the_world_outside_is_told_apart_from_what_is_refused() {
+    let steps = format!("{PREPARE}- do: world-outside\n  within: 1s\n");
+    let with = |change: fn(&mut Config)| {
+        let mut config = Config::new(3, 1);
+        change(&mut config);
+        SimArm::new(config)
+    };
+    fails(
+        &mut with(|c| c.outside.masquerade = false),
+        &steps,
+        "p1-1 to 203.0.113.1 by ICMP: Silent",
+    );
+    fails(
+        &mut with(|c| c.outside.metadata = true),
+        &steps,
+        "p1-1 to 169.254.169.254 by ICMP: Answered",
+    );
+    fails(
+        &mut with(|c| c.outside.except.clear()),
+        &steps,
+        "p1-1 to 203.0.113.2 by ICMP: Answered",
+    );
+    let none = "name: t\nsteps:\n- do: wait-ready\n- do: world-outside\n  within: 1s\n";
+    fails(&mut arm(), none, "there is no pod on node-1 to try");
+}
+
+#[test]
 fn a_pod_that_is_left_is_residue() {
     fails(
         &mut arm(),

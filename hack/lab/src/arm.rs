@@ -1,13 +1,13 @@
 //! The cluster as an arm of the scenarios.
 
 use crate::cluster::{Cluster, agent};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::traffic::probe::Try;
 use crate::traffic::stream::Stream;
 use anyhow::{Context, Result};
 use meshd_model::NodeName;
 use meshd_model::status::Status;
-use meshd_scenario::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, StreamReport, UnderlayReport};
+use meshd_scenario::{Arm, ArmError, Outcome, Outside, Pod, Probe, ProbeKind, StreamReport, UnderlayReport};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -238,6 +238,14 @@ impl Arm for NetnsArm {
         let annotations = annotations.map_err(arm_error)?;
         let text = annotations.get("meshd.dev/endpoints").and_then(|v| v.as_str());
         meshd_scenario::addresses(text.unwrap_or_default())
+    }
+
+    fn outside(&self) -> Result<Outside, ArmError> {
+        let refused = Plan::excepted().into_iter().chain(Plan::metadata());
+        Ok(Outside {
+            reached: plan::used(&self.cluster.families, Plan::outside()),
+            refused: plan::used(&self.cluster.families, refused),
+        })
     }
 
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {

@@ -19,11 +19,20 @@ pub const LISTEN_PORT: u16 = 51820;
 pub const API_PORT: u16 = 6443;
 /// Echo servers, UDP and TCP (RFC 862).
 pub const ECHO_PORT: u16 = 7;
+/// The machine outside of the cluster; its MAC is made from it.
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 251);
 /// Most nodes of a lab: they share one /24 of the underlay.
 pub const NODES_MAX: usize = 200;
 
 /// Families of a lab's nodes, pods and services.
 pub type Families = BTreeSet<Family>;
+
+/// Those of the addresses that are of these families.
+#[must_use]
+pub fn used(families: &Families, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let used = |a: &IpAddr| families.contains(&Family::of(*a));
+    addresses.into_iter().filter(used).collect()
+}
 
 /// Both.
 #[must_use]
@@ -73,9 +82,7 @@ impl Plan {
             IpAddr::from(Ipv4Addr::new(a, b, moves, d)),
             IpAddr::from(Ipv6Addr::from(words)),
         ];
-        all.into_iter()
-            .filter(|a| families.contains(&Family::of(*a)))
-            .collect()
+        used(families, all)
     }
 
     /// The addresses of the neighbour that belongs to nobody.
@@ -85,6 +92,33 @@ impl Plan {
             Ipv4Addr::new(10, 200, 0, 250),
             Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x250),
         )
+    }
+
+    /// A machine outside of the cluster: where pods may reach it.
+    #[must_use]
+    pub fn outside() -> [IpAddr; 2] {
+        [
+            OUTSIDE.into(),
+            Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x251).into(),
+        ]
+    }
+
+    /// The same machine: where pods are not to reach it, as the nodes' configuration says.
+    #[must_use]
+    pub fn excepted() -> [IpAddr; 2] {
+        [
+            Ipv4Addr::new(10, 200, 0, 252).into(),
+            Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, 0x252).into(),
+        ]
+    }
+
+    /// The same machine, in the place of the service where a cloud tells a machine about itself.
+    #[must_use]
+    pub fn metadata() -> [IpAddr; 2] {
+        [
+            Ipv4Addr::new(169, 254, 169, 254).into(),
+            Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254).into(),
+        ]
     }
 
     /// MAC of the interface with the given address on the underlay.

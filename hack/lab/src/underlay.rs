@@ -1,7 +1,8 @@
 //! The underlay: the sandbox's own network namespace with a bridge, and machines (nodes, the neighbour) on it.
 
 use crate::netns::Netns;
-use crate::plan::{BRIDGE, Plan, UPLINK};
+use crate::plan::{BRIDGE, OUTSIDE, Plan, UPLINK};
+use crate::traffic::echo::Echo;
 use anyhow::{Context, Result};
 use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
 use nlink::netlink::link::{BridgeLink, VethLink};
@@ -77,6 +78,14 @@ impl Underlay {
         give(&inside, own).await.with_context(tried)
     }
 
+    /// Plugs the machine outside of the cluster in, at all of its addresses, and starts its echo servers.
+    pub async fn plug_outside(&self, machine: Netns) -> Result<(Netns, Echo)> {
+        let all = [Plan::outside(), Plan::excepted(), Plan::metadata()].concat();
+        self.plug(&machine, OUTSIDE, &all).await?;
+        let echo = Echo::start(&machine)?;
+        Ok((machine, echo))
+    }
+
     /// Takes the addresses of a machine's `eth0` away and gives it others, as a lease that ran out does.
     pub async fn readdress(&self, machine: &Netns, old: &[IpAddr], new: &[IpAddr]) -> Result<()> {
         let inside = machine.netlink()?;
@@ -108,6 +117,27 @@ impl Underlay {
     }
 }
 
+/// Leads a node to where clouds tell a machine about itself: on the link, in the families of the node's addresses.
+pub async fn lead_to_metadata(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
+    let spoken = |to: &IpAddr| own.iter().any(|a| a.is_ipv4() == to.is_ipv4());
+    for to in Plan::metadata().into_iter().filter(spoken) {
+        let done = match to {
+            IpAddr::V4(v4) => {
+                inside
+                    .replace_route(Ipv4Route::from_addr(v4, 32).dev(UPLINK))
+                    .await
+            }
+            IpAddr::V6(v6) => {
+                inside
+                    .replace_route(Ipv6Route::from_addr(v6, 128).dev(UPLINK))
+                    .await
+            }
+        };
+        done.with_context(|| format!("add the route to {to}"))?;
+    }
+    Ok(())
+}
+
 /// Addresses, and default routes through the bridge in their families; what is there of the routes is replaced.
 async fn give(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
     let (gateway4, gateway6) = Plan::bridge();
@@ -122,7 +152,7 @@ async fn give(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
             inside.replace_route(route).await.with_context(tried)?;
         }
     }
-    Ok(())
+    lead_to_metadata(inside, own).await
 }
 
 async fn address(netlink: &Connection<Route>, link: &str, address: IpAddr) -> Result<()> {

@@ -12,6 +12,9 @@ use meshd_sim::Config;
 /// Runs on every arm.
 const ENDPOINTS: &str = include_str!("../scenarios/endpoints.yaml");
 
+/// Runs on every arm.
+pub(crate) const OUTSIDE: &str = include_str!("../scenarios/outside.yaml");
+
 /// Of simulated runs.
 const SEED: u64 = 1;
 
@@ -33,6 +36,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("sim", "endpoints", || on_sim(ENDPOINTS)),
         trial("netns", "endpoints", || on_netns(ENDPOINTS)),
+        trial("sim", "outside", || on_sim(OUTSIDE)),
+        trial("netns", "outside", || on_netns(OUTSIDE)),
     ]
 }
 

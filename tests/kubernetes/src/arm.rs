@@ -6,14 +6,18 @@ use crate::wire::Wire;
 use crate::{agent, pods, residue};
 use anyhow::{Context, Result, bail};
 use meshd_lab::netns::Netns;
+use meshd_lab::plan::Plan;
 use meshd_lab::traffic::echo::Echo;
 use meshd_lab::traffic::neighbour::Neighbour;
 use meshd_lab::traffic::probe::Try;
 use meshd_lab::traffic::stream::Stream;
+use meshd_lab::underlay::lead_to_metadata;
 use meshd_model::NodeName;
 use meshd_model::attachment::MacAddr;
 use meshd_model::status::Status;
-use meshd_scenario::{Arm, ArmError, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport};
+use meshd_scenario::{
+    Arm, ArmError, Outcome, Outside, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -97,6 +101,8 @@ impl KubernetesArm {
             let netns = Netns::open(&node.0, &self.lab.netns(&node.0))?;
             let _entered = self.runtime.enter();
             let echo = Echo::start(&netns)?;
+            let own = self.addresses.get(node).map_or(&[][..], Vec::as_slice);
+            self.runtime.block_on(lead_to_metadata(&netns.netlink()?, own))?;
             self.machines.insert(node.clone(), (netns, echo));
         }
         Ok(())
@@ -451,6 +457,13 @@ impl Arm for KubernetesArm {
 
     fn recreate_node(&mut self, node: &NodeName) -> Result<(), ArmError> {
         self.join_again(node).map_err(arm_error)
+    }
+
+    fn outside(&self) -> Result<Outside, ArmError> {
+        Ok(Outside {
+            reached: Plan::outside().into(),
+            refused: [Plan::excepted(), Plan::metadata()].concat(),
+        })
     }
 
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError> {

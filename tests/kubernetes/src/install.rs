@@ -4,6 +4,8 @@ use crate::command;
 use crate::lab::{Family, Lab, repository};
 use crate::wire;
 use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
+use meshd_lab::plan::Plan;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,9 +103,15 @@ fn values(family: Family, tag: &str) -> Value {
         Family::Dual => (vec!["10.96.0.0/16", "fd00:96::/112"], "10.200.0.1"),
         Family::Ipv6 => (vec!["fd00:96::/112"], "fd00:200::1"),
     };
+    let excepted = Plan::excepted().into_iter().filter(|a| family.has(*a));
+    let excepted: Vec<_> = excepted.map(IpNetwork::from).collect();
     json!({
         "image": {"tag": tag, "pullPolicy": "Never"},
-        "config": {"cluster_pod_cidrs": wire::pod_cidrs(family), "service_cidrs": services},
+        "config": {
+            "cluster_pod_cidrs": wire::pod_cidrs(family),
+            "service_cidrs": services,
+            "outside": {"except": excepted},
+        },
         "apiServer": {"host": host, "port": 6443},
     })
 }

@@ -1,4 +1,4 @@
-//! The wire between the nodes: its capture, and a machine on it that belongs to nobody.
+//! The wire between the nodes: its capture, a machine on it that belongs to nobody, and one outside of the cluster.
 
 use crate::lab::{Family, Lab};
 use anyhow::{Context, Result};
@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use meshd_lab::capture::Capture;
 use meshd_lab::netns::Netns;
 use meshd_lab::plan::Plan;
+use meshd_lab::traffic::echo::Echo;
 use meshd_lab::traffic::neighbour::Neighbour;
 use meshd_lab::underlay::Underlay;
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ pub(crate) struct Wire {
     pub(crate) neighbour: Neighbour,
     /// The neighbour's own.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Its echo servers answer as long as it is there.
+    _outside: (Netns, Echo),
 }
 
 impl Wire {
@@ -41,10 +44,12 @@ impl Wire {
         let all = [IpAddr::from(v4), IpAddr::from(v6)].into_iter();
         let addresses: Vec<_> = all.filter(|a| lab.family().has(*a)).collect();
         runtime.block_on(underlay.plug(&machine, v4, &addresses))?;
+        let outside = runtime.block_on(underlay.plug_outside(Netns::unmounted("outside")?))?;
         Ok(Self {
             capture,
             neighbour: Neighbour::new(machine),
             addresses,
+            _outside: outside,
         })
     }
 }

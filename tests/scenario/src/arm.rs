@@ -2,6 +2,7 @@
 
 use meshd_model::NodeName;
 use meshd_model::status::Status;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -113,6 +114,15 @@ pub struct StreamReport {
     pub received: u64,
 }
 
+/// A machine outside of the cluster, which answers at all of its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Where pods may reach it.
+    pub reached: Vec<IpAddr>,
+    /// Where they may not: declared exceptions, and 169.254.169.254.
+    pub refused: Vec<IpAddr>,
+}
+
 /// What was seen on the underlay since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct UnderlayReport {
@@ -122,8 +132,11 @@ pub struct UnderlayReport {
     pub wireguard: u64,
     /// Packets that carry a pod's address in the clear, not counting those that `neighbour_sends` sent.
     pub pod_addresses: u64,
-    /// Packets that carry the marker in the clear, not counting those sent on purpose.
+    /// Packets that carry the marker in the clear, not counting those sent on purpose, nor those with the
+    /// [machine outside](Outside) at one end.
     pub markers: u64,
+    /// Packets with the marker that the machine outside was sent, by who sent them.
+    pub outside: BTreeMap<IpAddr, u64>,
     /// Packets with the marker that were sent in the clear on purpose, and seen: at least one, or the capture proves nothing.
     pub control_markers: u64,
     /// Packets that the capture lost: must be 0 for it to prove anything.
@@ -187,6 +200,11 @@ pub trait Arm {
     /// The endpoints that the node publishes, as the API server has them.
     fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
         Err(cannot(self.name(), "read the endpoints", node))
+    }
+    /// The machine outside of the cluster.
+    fn outside(&self) -> Result<Outside, ArmError> {
+        let message = format!("the arm {} has no machine outside of the cluster", self.name());
+        Err(ArmError(message))
     }
     /// A neighbour on the underlay sends UDP in plaintext to a pod's address, through its node; whether it arrived.
     fn neighbour_sends(&mut self, to: &Pod) -> Result<bool, ArmError>;

@@ -8,13 +8,15 @@ pub mod arm;
 mod endpoints;
 mod engine;
 mod faults;
+mod outside;
 mod reach;
 pub mod report;
 pub mod scenario;
 pub mod time;
 
 pub use arm::{
-    Arm, ArmError, MARKER, Outcome, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport, addresses,
+    Arm, ArmError, MARKER, Outcome, Outside, Pod, Probe, ProbeKind, Site, StreamReport, UnderlayReport,
+    addresses,
 };
 pub use engine::run;
 pub use report::{NodeRow, Progress, Proof, Report, RoundTrips};

@@ -244,7 +244,7 @@ impl Run<'_> {
             .collect()
     }
 
-    fn with_payload(&self) -> ProbeKind {
+    pub(crate) fn with_payload(&self) -> ProbeKind {
         if self.arm.can(ProbeKind::Tcp) {
             ProbeKind::Tcp
         } else {
@@ -261,7 +261,7 @@ fn sampled(tried: usize, all: usize, why: String) -> String {
     }
 }
 
-fn can_speak(from: &Site, to: IpAddr) -> bool {
+pub(crate) fn can_speak(from: &Site, to: IpAddr) -> bool {
     match from {
         Site::Pod(pod) => pod.addresses.iter().any(|a| a.is_ipv4() == to.is_ipv4()),
         Site::Node(_) => true,

@@ -161,6 +161,13 @@ pub enum Step {
         #[serde(default = "within")]
         within: Span,
     },
+    /// Every pod reaches a machine outside of the cluster, which sees its node's address, and not the addresses of that
+    /// machine that pods are refused.
+    WorldOutside {
+        /// How long until all of them do.
+        #[serde(default = "within")]
+        within: Span,
+    },
     /// A neighbour on the underlay sends plaintext to each node's first pod: none arrives.
     NeighbourPlaintext {},
     /// The API server is away: streams lose nothing, DEL works, and an agent that starts meanwhile harms nothing.

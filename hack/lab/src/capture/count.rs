@@ -15,6 +15,8 @@ pub(super) struct Counter {
     pod_cidrs: Vec<IpNetwork>,
     /// Whoever sends in the clear on purpose.
     on_purpose: MacAddr,
+    /// The machine outside of the cluster, with which everybody speaks in the clear.
+    outside: Vec<IpAddr>,
     report: UnderlayReport,
 }
 
@@ -23,6 +25,7 @@ impl Counter {
         Self {
             pod_cidrs: pod_cidrs.to_vec(),
             on_purpose: Plan::mac(Plan::neighbour().0),
+            outside: [Plan::outside(), Plan::excepted(), Plan::metadata()].concat(),
             report: UnderlayReport::default(),
         }
     }
@@ -37,7 +40,7 @@ impl Counter {
 
     pub(super) fn see(&mut self, frame: &[u8]) {
         self.report.packets += 1;
-        let marked = contains(frame, MARKER);
+        let mut marked = contains(frame, MARKER);
         if frame.get(6..12) == Some(&self.on_purpose.0) {
             self.report.control_markers += u64::from(marked);
             return;
@@ -48,6 +51,13 @@ impl Counter {
             let is_pod = |address| self.pod_cidrs.iter().any(|cidr| cidr.contains(address));
             is_pod(p.from) || is_pod(p.to)
         });
+        if let Some(packet) = packet.as_ref().filter(|_| marked) {
+            let to_outside = self.outside.contains(&packet.to);
+            if to_outside {
+                *self.report.outside.entry(packet.from).or_default() += 1;
+            }
+            marked = !to_outside && !self.outside.contains(&packet.from);
+        }
         self.report.pod_addresses += u64::from(pod);
         self.report.markers += u64::from(marked);
         if (pod || marked) && self.report.offenders.len() < OFFENDERS_MAX {
@@ -156,6 +166,24 @@ mod tests {
             (report.pod_addresses, report.markers, report.offenders.len()),
             (2, 1, 3)
         );
+    }
+
+    #[test]
+    fn what_is_said_to_the_world_outside_is_no_secret_but_a_pods_address_there_is() {
+        let mut counter = Counter::new(&Plan::cluster_pod_cidrs());
+        let mut see = |from, to| counter.see(&udp(NODE, from, to, 53, MARKER));
+        see([10, 200, 0, 11], [10, 200, 0, 251]);
+        see([10, 200, 0, 251], [10, 200, 0, 11]);
+        see([10, 200, 0, 11], [169, 254, 169, 254]);
+        let report = counter.report();
+        assert_eq!((report.markers, report.pod_addresses), (0, 0));
+        let node = IpAddr::from([10, 200, 0, 11]);
+        assert_eq!(report.outside.get(&node).copied(), Some(2));
+        let mut see = |from, to| counter.see(&udp(NODE, from, to, 53, MARKER));
+        see([10, 244, 1, 2], [10, 200, 0, 251]);
+        see([10, 200, 0, 11], [10, 200, 0, 12]);
+        let report = counter.report();
+        assert_eq!((report.markers, report.pod_addresses), (1, 1));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::netns::Netns;
 use crate::plan::{Families, NODES_MAX, Plan};
 use crate::sandbox::Reporter;
 use crate::state;
+use crate::traffic::echo::Echo;
 use crate::traffic::neighbour::Neighbour;
 use crate::underlay::Underlay;
 use anyhow::{Context, Result, bail};
@@ -46,6 +47,8 @@ pub struct Cluster {
     pub(crate) pods: BTreeMap<String, PodSite>,
     pub(crate) capture: Capture,
     pub(crate) neighbour: Neighbour,
+    /// The machine outside of the cluster: its echo servers answer as long as it is there.
+    _outside: (Netns, Echo),
     binaries: Binaries,
     underlay: Underlay,
     reporter: Reporter,
@@ -98,6 +101,8 @@ impl Cluster {
         let underlay = Underlay::create().await?;
         let capture = Capture::start(underlay.bridge_index().await?, &Plan::cluster_pod_cidrs())?;
         let neighbour = Self::plug_neighbour(&underlay, reporter).await?;
+        let outside = underlay.plug_outside(Netns::create("outside")?).await?;
+        reporter.namespace();
         api.start(&families).await?;
         let kubernetes = match kubernetes {
             Some(kubernetes) => kubernetes,
@@ -112,6 +117,7 @@ impl Cluster {
             pods: BTreeMap::new(),
             capture,
             neighbour,
+            _outside: outside,
             binaries: binaries.clone(),
             underlay,
             reporter,

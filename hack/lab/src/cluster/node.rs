@@ -7,6 +7,7 @@ use crate::process::{self, Process};
 use crate::state;
 use crate::traffic::echo::Echo;
 use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
 use meshd_model::NodeName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -350,6 +351,9 @@ fn configuration(
          listen_port = {LISTEN_PORT}\n\
          socket_dir = {}\n\
          \n\
+         [outside]\n\
+         except = {}\n\
+         \n\
          [recording]\n\
          dir = {}\n",
         quoted(kubeconfig)?,
@@ -359,6 +363,7 @@ fn configuration(
         list(Plan::service_cidrs())?,
         mode.name(),
         quoted(&paths.wireguard)?,
+        list(Plan::excepted().map(IpNetwork::from))?,
         quoted(&paths.recording)?,
     ))
 }

@@ -10,7 +10,7 @@ mod uninstall;
 mod workloads;
 
 use crate::arms::{Trouble, trial};
-use crate::first_light::{judge, table_is_true};
+use crate::first_light::{OUTSIDE, judge, table_is_true};
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
 use meshd_kubernetes_arm::{Family, Image, KubernetesArm, Lab, Shape, StartError, TAG};
@@ -84,7 +84,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         on_cluster(DUAL, "first_light", first_light),
         on_cluster(DUAL, "workloads", workloads::run),
-        on_cluster(DUAL, "outside", hosts::outside),
+        on_cluster(DUAL, "outside", outside),
         on_cluster(DUAL, "network_unavailable", hosts::network_unavailable),
         on_cluster(DUAL, "macs_changed_by_another_hand", hosts::macs),
         on_cluster(DUAL, "scale", lifecycle::scale),
@@ -101,7 +101,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         on_cluster(DUAL, "uninstall_and_install_again", uninstall::run),
         on_cluster(IPV6, "ipv6_alone::first_light", first_light),
         on_cluster(IPV6, "ipv6_alone::workloads", workloads::run),
-        on_cluster(IPV6, "ipv6_alone::outside", hosts::outside),
+        on_cluster(IPV6, "ipv6_alone::outside", outside),
         on_cluster(IPV6, "second_nic", nics::second),
     ]
 }
@@ -193,7 +193,16 @@ fn logs(lab: &Lab) -> Result<String> {
 }
 
 fn first_light(cluster: &mut Cluster) -> Result<()> {
-    let scenario = Scenario::parse(Scenario::FIRST_LIGHT)?;
+    scenario(cluster, Scenario::FIRST_LIGHT)
+}
+
+fn outside(cluster: &mut Cluster) -> Result<()> {
+    scenario(cluster, OUTSIDE)
+}
+
+/// Runs a scenario's text.
+fn scenario(cluster: &mut Cluster, text: &str) -> Result<()> {
+    let scenario = Scenario::parse(text)?;
     let report = meshd_scenario::run(&scenario, &mut cluster.arm, &mut |_| {});
     for verdict in [judge(&report), table_is_true(&report)] {
         if let Err(Trouble::Failed(why) | Trouble::Unable(why)) = verdict {
