@@ -37,7 +37,12 @@ impl SimArm {
     /// A cluster whose agents run.
     #[must_use]
     pub fn new(config: Config) -> SimArm {
-        let mut sim = Sim::new(config);
+        SimArm::start(Sim::new(config))
+    }
+
+    /// Starts the agents of a cluster in which none runs yet.
+    #[must_use]
+    pub fn start(mut sim: Sim) -> SimArm {
         for node in 0..sim.nodes() {
             sim.start_agent(node);
         }
@@ -303,6 +308,12 @@ impl Arm for SimArm {
     fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
         let node = self.node(node)?;
         self.sim.change_addresses(node).map_err(error)
+    }
+
+    fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        let node = self.node(node)?;
+        self.sim.restart_nat(node);
+        Ok(())
     }
 
     fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {

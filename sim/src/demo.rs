@@ -2,7 +2,7 @@
 
 use crate::arm::SimArm;
 use crate::config::{Config, NODES_MAX};
-use crate::sim::Violation;
+use crate::sim::{Sim, Violation};
 use meshd_scenario::{Progress, Report, Scenario, Span, Step, run};
 use serde::Serialize;
 use std::time::Duration;
@@ -93,7 +93,11 @@ pub fn run_scenario(
 ) -> SimReport {
     let seed = config.seed;
     let families = scenario.families.clone();
-    let mut arm = SimArm::new(Config { families, ..config });
+    let mut sim = Sim::new(Config { families, ..config });
+    for nat in &scenario.behind_nat {
+        sim.set_nat(nat.node - 1, nat.forgets.0, nat.keepalive);
+    }
+    let mut arm = SimArm::start(sim);
     let report = run(scenario, &mut arm, progress);
     let sim = arm.sim();
     SimReport {

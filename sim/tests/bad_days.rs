@@ -17,7 +17,7 @@ fn of_node(pods: &[Pod], node: &str) -> Pod {
 fn the_api_server_is_absent_at_the_start() {
     let mut sim = Sim::new(Config::new(3, 1));
     sim.set_api_server(false);
-    let mut arm = started(sim);
+    let mut arm = SimArm::start(sim);
     arm.wait(s(120));
     let node = NodeName::from("node-1");
     let refused = arm.wait_ready(&node, s(1)).unwrap_err();
@@ -86,7 +86,7 @@ fn a_machine_is_replaced_under_its_name_with_another_key() {
 fn two_nodes_have_one_key() {
     let mut sim = Sim::new(Config::new(3, 1));
     sim.set_key(2, 1);
-    let mut arm = started(sim);
+    let mut arm = SimArm::start(sim);
     arm.wait(s(30));
     let told = problems(&mut arm, &"node-1".into());
     assert!(told.contains("node-2") && told.contains("node-3"), "{told}");
@@ -292,7 +292,7 @@ fn a_kernel_that_lies_about_its_firewall_is_caught() {
             times: u32::MAX,
         },
     );
-    let mut arm = started(sim);
+    let mut arm = SimArm::start(sim);
     arm.wait(s(5));
     // Either the agent has seen through it, and attaches nothing, or the check catches what it attaches.
     let added = arm.add_pod(&"node-1".into(), "p1");
@@ -314,7 +314,7 @@ fn a_cloud_that_says_the_network_is_unavailable_is_answered_once_it_is_there() {
     let status = json!({"status": {"conditions": conditions}});
     let path = "/api/v1/nodes/node-1/status";
     sim.admin(Request::merge_patch(path, &status)).unwrap();
-    let mut arm = started(sim);
+    let mut arm = SimArm::start(sim);
     all_ready(&mut arm);
     arm.wait(s(5));
     let node = arm.sim_mut().admin(Request::get("/api/v1/nodes/node-1")).unwrap();

@@ -233,6 +233,12 @@ impl Arm for NetnsArm {
             .map_err(arm_error)
     }
 
+    fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        self.runtime
+            .block_on(self.cluster.restart_nat(node))
+            .map_err(arm_error)
+    }
+
     fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
         let annotations = self.runtime.block_on(self.cluster.kubernetes.annotations(node));
         let annotations = annotations.map_err(arm_error)?;

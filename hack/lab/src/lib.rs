@@ -7,6 +7,7 @@ pub mod capture;
 pub mod cluster;
 pub mod keep;
 pub mod kubernetes;
+pub mod nat;
 pub mod netns;
 pub mod plan;
 pub mod process;

@@ -85,6 +85,27 @@ impl Plan {
         used(families, all)
     }
 
+    /// The addresses of the router in front of a node behind a NAT, on the node's side.
+    #[must_use]
+    pub fn nat_gateway(i: usize) -> (Ipv4Addr, Ipv6Addr) {
+        let i = u8::try_from(i).expect("NODES_MAX fits");
+        (
+            Ipv4Addr::new(192, 168, i, 1),
+            Ipv6Addr::new(0xfd00, 0x192, 0x168, i.into(), 0, 0, 0, 1),
+        )
+    }
+
+    /// The addresses of such a node, of these families.
+    #[must_use]
+    pub fn addresses_behind_nat(families: &Families, i: usize) -> Vec<IpAddr> {
+        let (v4, v6) = Self::nat_gateway(i);
+        let all = [
+            IpAddr::from(Ipv4Addr::from_bits(v4.to_bits() + 1)),
+            IpAddr::from(Ipv6Addr::from_bits(v6.to_bits() + 1)),
+        ];
+        used(families, all)
+    }
+
     /// The addresses of the neighbour that belongs to nobody.
     #[must_use]
     pub fn neighbour() -> (Ipv4Addr, Ipv6Addr) {

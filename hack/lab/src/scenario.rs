@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::cluster::api::Api;
-use crate::cluster::node::Mode;
+use crate::cluster::node::{Mode, Setup};
 use crate::plan::Families;
 use crate::sandbox::{Entry, Inside, Reporter, Sandbox, StartError};
 use crate::{Binaries, NetnsArm};
@@ -124,8 +124,14 @@ fn inside(inside: Inside) -> Result<()> {
     let scenario = Scenario::parse(&order.scenario)?;
     let reporter = inside.reporter;
     let nodes = order.nodes.unwrap_or(scenario.nodes);
-    let modes = vec![order.mode; nodes];
-    let mut arm = start_with(&modes, scenario.families.clone(), &order.binaries, reporter)?;
+    let mut setups = vec![Setup::from(order.mode); nodes];
+    for nat in &scenario.behind_nat {
+        let setup = setups.get_mut(nat.node - 1);
+        setup
+            .with_context(|| format!("there is no node {}", nat.node))?
+            .nat = Some(nat.clone());
+    }
+    let mut arm = start_with(&setups, scenario.families.clone(), &order.binaries, reporter)?;
     let mut report = meshd_scenario::run(&scenario, &mut arm, &mut |p| reporter.send(&Event::from(p)));
     let begin = std::time::Instant::now();
     let proof = shut_down(arm, reporter);
@@ -138,12 +144,12 @@ fn inside(inside: Inside) -> Result<()> {
 
 /// A cluster with the embedded API server, as an arm. Call it inside a sandbox.
 pub fn start(nodes: usize, families: Families, binaries: &Binaries, reporter: Reporter) -> Result<NetnsArm> {
-    start_with(&vec![Mode::Userspace; nodes], families, binaries, reporter)
+    start_with(&vec![Setup::default(); nodes], families, binaries, reporter)
 }
 
-/// The same, with a node for each of the modes.
+/// The same, with a node for each of the set-ups.
 pub fn start_with(
-    modes: &[Mode],
+    setups: &[Setup],
     families: Families,
     binaries: &Binaries,
     reporter: Reporter,
@@ -156,7 +162,7 @@ pub fn start_with(
     let runtime = Arc::new(runtime);
     let mut tell = |what| reporter.send(&Event::Doing(what));
     let up = Cluster::up_with(
-        modes,
+        setups,
         families,
         binaries,
         Api::embedded(),

@@ -9,7 +9,7 @@ use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::route::{Ipv4Route, Ipv6Route};
 use nlink::netlink::{Connection, Route};
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const PREFIX_V4: u8 = 16;
 const PREFIX_V6: u8 = 64;
@@ -56,26 +56,13 @@ impl Underlay {
     /// Plugs a machine in: `eth0` in its namespace, with this MAC's address, its addresses, and default routes through
     /// the bridge in their families.
     pub async fn plug(&self, machine: &Netns, mac: Ipv4Addr, own: &[IpAddr]) -> Result<()> {
-        let file =
-            File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
         let port = machine.name();
-        let pair = VethLink::new(port, UPLINK)
-            .peer_address(Plan::mac(mac).0)
-            .peer_netns_fd(&file);
-        for scope in ["all", "default"] {
-            machine.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
-        }
-        let tried = || format!("plug {port} into the underlay");
-        self.netlink.add_link(pair).await.with_context(tried)?;
+        cable(&self.netlink, port, machine, mac).await?;
         self.netlink
             .enslave(port, &self.bridge)
             .await
-            .with_context(tried)?;
-        self.netlink.set_link_up(port).await.with_context(tried)?;
-        let inside = machine.netlink()?;
-        inside.set_link_up("lo").await.with_context(tried)?;
-        inside.set_link_up(UPLINK).await.with_context(tried)?;
-        give(&inside, own).await.with_context(tried)
+            .with_context(|| format!("plug {port} into the underlay"))?;
+        give(&machine.netlink()?, own, Plan::bridge()).await
     }
 
     /// Plugs the machine outside of the cluster in, at all of its addresses, and starts its echo servers.
@@ -96,7 +83,7 @@ impl Underlay {
                 .await
                 .with_context(|| format!("take {address} from {}", machine.name()))?;
         }
-        give(&inside, new).await
+        give(&inside, new, Plan::bridge()).await
     }
 
     /// Takes a machine off.
@@ -138,9 +125,34 @@ pub async fn lead_to_metadata(inside: &Connection<Route>, own: &[IpAddr]) -> Res
     Ok(())
 }
 
-/// Addresses, and default routes through the bridge in their families; what is there of the routes is replaced.
-async fn give(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
-    let (gateway4, gateway6) = Plan::bridge();
+/// A cable from an interface of this name to a machine's `eth0`, which gets this MAC's address; both ends are up.
+pub(crate) async fn cable(
+    netlink: &Connection<Route>,
+    port: &str,
+    machine: &Netns,
+    mac: Ipv4Addr,
+) -> Result<()> {
+    let file = File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
+    let pair = VethLink::new(port, UPLINK)
+        .peer_address(Plan::mac(mac).0)
+        .peer_netns_fd(&file);
+    for scope in ["all", "default"] {
+        machine.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
+    }
+    let tried = || format!("connect {} to {port}", machine.name());
+    netlink.add_link(pair).await.with_context(tried)?;
+    netlink.set_link_up(port).await.with_context(tried)?;
+    let inside = machine.netlink()?;
+    inside.set_link_up("lo").await.with_context(tried)?;
+    inside.set_link_up(UPLINK).await.with_context(tried)
+}
+
+/// Addresses, and default routes through the gateway in their families; what is there of the routes is replaced.
+pub(crate) async fn give(
+    inside: &Connection<Route>,
+    own: &[IpAddr],
+    (gateway4, gateway6): (Ipv4Addr, Ipv6Addr),
+) -> Result<()> {
     for address in own {
         self::address(inside, UPLINK, *address).await?;
         let tried = || format!("add the default route of {address}");
@@ -155,7 +167,7 @@ async fn give(inside: &Connection<Route>, own: &[IpAddr]) -> Result<()> {
     lead_to_metadata(inside, own).await
 }
 
-async fn address(netlink: &Connection<Route>, link: &str, address: IpAddr) -> Result<()> {
+pub(crate) async fn address(netlink: &Connection<Route>, link: &str, address: IpAddr) -> Result<()> {
     let added = match address {
         IpAddr::V4(v4) => netlink.add_address(Ipv4Address::new(link, v4, PREFIX_V4)).await,
         IpAddr::V6(v6) => {

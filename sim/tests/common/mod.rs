@@ -27,18 +27,10 @@ pub(crate) fn cluster(config: Config, pods: usize) -> (SimArm, Vec<Pod>) {
 
 /// The same of a cluster whose agents were not started.
 pub(crate) fn start(sim: Sim, pods: usize) -> (SimArm, Vec<Pod>) {
-    let mut arm = started(sim);
+    let mut arm = SimArm::start(sim);
     all_ready(&mut arm);
     let pods = add_pods(&mut arm, pods);
     (arm, pods)
-}
-
-/// A cluster whose agents have just been started.
-pub(crate) fn started(mut sim: Sim) -> SimArm {
-    for node in 0..sim.nodes() {
-        sim.start_agent(node);
-    }
-    SimArm::of(sim)
 }
 
 /// Every proof of the scenario holds, and no invariant was violated.

@@ -197,6 +197,10 @@ pub trait Arm {
     fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
         Err(cannot(self.name(), "change the addresses", node))
     }
+    /// The NAT in front of the node forgets everything.
+    fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
+        Err(cannot(self.name(), "restart the NAT", node))
+    }
     /// The endpoints that the node publishes, as the API server has them.
     fn endpoints(&mut self, node: &NodeName) -> Result<Vec<IpAddr>, ArmError> {
         Err(cannot(self.name(), "read the endpoints", node))

@@ -1,9 +1,11 @@
 //! Steps about where a node is reached: its device, its addresses.
 
-use crate::arm::ArmError;
+use crate::arm::{ArmError, Probe, ProbeKind};
 use crate::engine::Run;
+use crate::reach::{Reached, between};
 use crate::report::Proof;
 use crate::time::micros;
+use meshd_model::NodeName;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -100,5 +102,71 @@ impl Run<'_> {
         ];
         let name = "a node whose addresses change publishes them and is reached again";
         Ok(self.proof(name, detail.is_empty(), &numbers, detail))
+    }
+
+    pub(crate) fn behind_nat(
+        &mut self,
+        numbers: [usize; 2],
+        silence: Duration,
+        within: Duration,
+    ) -> Result<Proof, ArmError> {
+        let [node, control] = [self.node(numbers[0])?, self.node(numbers[1])?];
+        let plain = |of: &NodeName| *of != node && *of != control;
+        let mut wrong = None;
+        // What is inside begins: only it knows the way.
+        for inside in [&node, &control] {
+            let is_inside = |of: &NodeName| of == inside;
+            let outward = self.reach(self.pings(is_inside, plain), within)?;
+            let inward = self.reach(self.pings(plain, is_inside), within)?;
+            wrong = wrong.or(outward.failed).or(inward.failed);
+        }
+        self.doing(format!("{silence:?} of silence"));
+        self.arm.wait(silence);
+        let probes = self.pings(plain, |of| *of == node);
+        let tried = probes.len() as u64;
+        let kept = self.reach(probes.clone(), Duration::ZERO)?;
+        let forgotten = self.lose(&self.pings(plain, |of| *of == control), Duration::ZERO)?;
+        let found = self.reach(self.pings(|of| *of == control, plain), within)?;
+        self.doing(format!("the NAT of {node} forgets everything"));
+        self.arm.restart_nat(&node)?;
+        let begin = self.arm.elapsed();
+        let again = self.reach(probes, within)?;
+        let took = micros(self.arm.elapsed().saturating_sub(begin));
+        let why = |reached: Reached| {
+            reached
+                .failed
+                .unwrap_or_else(|| "there is no pod to try".to_owned())
+        };
+        let detail = if let Some(wrong) = wrong {
+            format!("void: before the silence: {wrong}")
+        } else if !forgotten.none() {
+            format!("void: {control} was not forgotten: {}", why(forgotten))
+        } else if !found.all() {
+            format!("void: {control} is cut off: {}", why(found))
+        } else if !kept.all() {
+            format!("after the silence: {}", why(kept))
+        } else if !again.all() {
+            format!("after its NAT has forgotten: {}", why(again))
+        } else {
+            String::new()
+        };
+        let numbers = [
+            ("probes", tried),
+            ("silence_microseconds", micros(silence)),
+            ("reached_again_microseconds", took),
+        ];
+        let name = "a node behind NAT is reached while its keepalives last, and only then";
+        Ok(self.proof(name, detail.is_empty(), &numbers, detail))
+    }
+
+    /// Pings from the pods of some nodes to those of others, in each family.
+    fn pings(&self, from: impl Fn(&NodeName) -> bool, to: impl Fn(&NodeName) -> bool) -> Vec<Probe> {
+        let mut probes = Vec::new();
+        for a in self.pods.iter().filter(|p| from(&p.node)) {
+            for b in self.pods.iter().filter(|p| to(&p.node)) {
+                probes.extend(between(a, b, ProbeKind::Icmp, 64));
+            }
+        }
+        probes
     }
 }

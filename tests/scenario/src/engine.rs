@@ -163,6 +163,12 @@ impl Run<'_> {
                 published,
                 within,
             } => self.change_addresses(*node, published.0, within.0).map(Some),
+            Step::BehindNat {
+                node,
+                control,
+                silence,
+                within,
+            } => self.behind_nat([*node, *control], silence.0, within.0).map(Some),
             Step::WorldOutside { within } => self.world_outside(within.0).map(Some),
             Step::NeighbourPlaintext {} => self.neighbour_plaintext().map(Some),
             Step::ApiServerAway { r#for, node, within } => {

@@ -20,5 +20,5 @@ pub use arm::{
 };
 pub use engine::run;
 pub use report::{NodeRow, Progress, Proof, Report, RoundTrips};
-pub use scenario::{Scenario, ScenarioError, Step};
+pub use scenario::{BehindNat, Scenario, ScenarioError, Step};
 pub use time::Span;

@@ -279,7 +279,7 @@ fn ping(from: Site, to: IpAddr) -> Probe {
 }
 
 /// One probe for each family that both pods have.
-fn between(from: &Pod, to: &Pod, kind: ProbeKind, payload: usize) -> Vec<Probe> {
+pub(crate) fn between(from: &Pod, to: &Pod, kind: ProbeKind, payload: usize) -> Vec<Probe> {
     let from_site = Site::Pod(from.clone());
     let addresses = to.addresses.iter().filter(|a| can_speak(&from_site, **a));
     addresses

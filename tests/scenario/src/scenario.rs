@@ -16,10 +16,25 @@ pub struct Scenario {
     pub nodes: usize,
     /// Families of its nodes, pods and services, where the arm makes its own.
     pub families: BTreeSet<Family>,
+    /// Nodes behind a NAT of their own, where the arm makes its own.
+    pub behind_nat: Vec<BehindNat>,
     /// Kubernetes manifests to create before the first step (YAML).
     pub manifests: Option<String>,
     /// What happens, in order.
     pub steps: Vec<Step>,
+}
+
+/// A node behind a NAT of its own: others reach it only as long as the NAT remembers what it has sent to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BehindNat {
+    /// Which node.
+    pub node: usize,
+    /// How long the NAT remembers.
+    pub forgets: Span,
+    /// Seconds between the node's keepalives, if it sends any.
+    #[serde(default)]
+    pub keepalive: Option<u16>,
 }
 
 /// Why a text is no scenario.
@@ -168,6 +183,19 @@ pub enum Step {
         #[serde(default = "within")]
         within: Span,
     },
+    /// After a silence, a node behind a NAT that sends keepalives is reached, and one that sends none is not. Once the
+    /// first one's NAT has forgotten everything, it is reached again.
+    BehindNat {
+        /// The one that sends them.
+        node: usize,
+        /// The one that sends none.
+        control: usize,
+        /// How long nothing is sent.
+        silence: Span,
+        /// How long until nodes are reached that are to be.
+        #[serde(default = "within")]
+        within: Span,
+    },
     /// A neighbour on the underlay sends plaintext to each node's first pod: none arrives.
     NeighbourPlaintext {},
     /// The API server is away: streams lose nothing, DEL works, and an agent that starts meanwhile harms nothing.
@@ -231,6 +259,8 @@ struct Raw {
     nodes: usize,
     #[serde(default = "both")]
     families: Vec<RawFamily>,
+    #[serde(default, rename = "behind-nat")]
+    behind_nat: Vec<BehindNat>,
     #[serde(default)]
     manifests: Option<String>,
     steps: Vec<serde_json::Value>,
@@ -282,11 +312,16 @@ impl Scenario {
         for (index, step) in steps.iter().enumerate() {
             check_node(index + 1, step, raw.nodes)?;
         }
+        if let Some(nat) = raw.behind_nat.iter().find(|n| n.node == 0 || n.node > raw.nodes) {
+            let reason = format!("behind-nat: there is no node {}", nat.node);
+            return Err(ScenarioError::Shape(reason));
+        }
         Ok(Scenario {
             name: raw.name,
             about: raw.about,
             nodes: raw.nodes,
             families: raw.families.into_iter().map(Family::from).collect(),
+            behind_nat: raw.behind_nat,
             manifests: raw.manifests,
             steps,
         })
@@ -349,6 +384,7 @@ impl Step {
             | Step::RecreateNode { node, .. }
             | Step::RestartDevice { node, .. }
             | Step::ChangeAddresses { node, .. }
+            | Step::BehindNat { node, .. }
             | Step::ApiServerAway { node, .. } => Some(node),
             _ => None,
         }
@@ -429,6 +465,10 @@ mod tests {
         refused(
             "name: t\nsteps:\n- do: recreate-node\n  node: 4\n",
             "there is no node 4",
+        );
+        refused(
+            "name: t\nbehind-nat:\n- node: 4\n  forgets: 1s\nsteps: []\n",
+            "behind-nat: there is no node 4",
         );
     }
 }

@@ -10,6 +10,7 @@ pub mod relay;
 use crate::Binaries;
 use crate::capture::Capture;
 use crate::kubernetes::Kubernetes;
+use crate::nat::Nat;
 use crate::netns::Netns;
 use crate::plan::{Families, NODES_MAX, Plan};
 use crate::sandbox::Reporter;
@@ -22,7 +23,7 @@ use api::Api;
 use cni::Invocation;
 use meshd_model::NodeName;
 use meshd_scenario::{Pod, Site};
-use node::{Mode, Node};
+use node::{Mode, Node, Setup};
 use pod::{PodSite, Sandbox};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -49,6 +50,8 @@ pub struct Cluster {
     pub(crate) neighbour: Neighbour,
     /// The machine outside of the cluster: its echo servers answer as long as it is there.
     _outside: (Netns, Echo),
+    /// Of the nodes that are behind one.
+    nats: BTreeMap<NodeName, Nat>,
     binaries: Binaries,
     underlay: Underlay,
     reporter: Reporter,
@@ -79,13 +82,13 @@ impl Cluster {
         reporter: Reporter,
         tell: &mut dyn FnMut(String),
     ) -> Result<Self> {
-        let modes = vec![Mode::Userspace; nodes];
-        Self::up_with(&modes, families, binaries, api, kubernetes, reporter, tell).await
+        let setups = vec![Setup::default(); nodes];
+        Self::up_with(&setups, families, binaries, api, kubernetes, reporter, tell).await
     }
 
-    /// The same, with a node for each of the modes; `meshd-wg` runs only where its mode asks for it.
+    /// The same, with a node for each of the set-ups; `meshd-wg` runs only where its mode asks for it.
     pub async fn up_with(
-        modes: &[Mode],
+        setups: &[Setup],
         families: Families,
         binaries: &Binaries,
         mut api: Api,
@@ -93,7 +96,7 @@ impl Cluster {
         reporter: Reporter,
         tell: &mut dyn FnMut(String),
     ) -> Result<Self> {
-        let nodes = modes.len();
+        let nodes = setups.len();
         if !(1..=NODES_MAX).contains(&nodes) {
             bail!("a lab has 1 to {NODES_MAX} nodes, not {nodes}");
         }
@@ -118,6 +121,7 @@ impl Cluster {
             capture,
             neighbour,
             _outside: outside,
+            nats: BTreeMap::new(),
             binaries: binaries.clone(),
             underlay,
             reporter,
@@ -126,9 +130,9 @@ impl Cluster {
             abandoned: Vec::new(),
             orphans: Vec::new(),
         };
-        for (number, mode) in (1..).zip(modes) {
+        for (number, setup) in (1..).zip(setups) {
             tell(format!("starting {}", Plan::node_name(number)));
-            cluster.add_node(number, *mode).await?;
+            cluster.add_node(number, setup.clone()).await?;
         }
         Ok(cluster)
     }
@@ -141,21 +145,27 @@ impl Cluster {
         Ok(Neighbour::new(netns))
     }
 
-    async fn add_node(&mut self, number: usize, mode: Mode) -> Result<()> {
+    async fn add_node(&mut self, number: usize, setup: Setup) -> Result<()> {
         let name = Plan::node_name(number);
         let netns = Netns::create(&name.0)?;
         self.reporter.namespace();
         let families = &self.families;
-        let addresses = Plan::node_addresses(families, number, 0);
-        self.underlay
-            .plug(&netns, Plan::node(number).0, &addresses)
-            .await?;
+        let (mode, addresses) = (setup.mode, setup.addresses(families, number));
+        if let Some(nat) = &setup.nat {
+            let router = Netns::create(&format!("nat-{number}"))?;
+            self.reporter.namespace();
+            let nat = Nat::plug(&self.underlay, router, &netns, number, families, nat.forgets.0);
+            self.nats.insert(name.clone(), nat.await?);
+        } else {
+            let mac = Plan::node(number).0;
+            self.underlay.plug(&netns, mac, &addresses).await?;
+        }
         self.kubernetes
             .create_node(&name, number, families, &addresses)
             .await?;
         let mut node = Node::create(
             number,
-            mode,
+            setup,
             netns,
             families,
             &self.binaries,
@@ -350,6 +360,9 @@ impl Cluster {
     pub async fn change_addresses(&mut self, name: &NodeName) -> Result<()> {
         let families = self.families.clone();
         let node = self.node_mut(name)?;
+        if node.is_behind_nat() {
+            bail!("{name} is behind a NAT, where it has but one address");
+        }
         node.moves = node.moves.wrapping_add(1);
         let new = Plan::node_addresses(&families, node.number, node.moves);
         let old = std::mem::replace(&mut node.addresses, new.clone());
@@ -359,6 +372,14 @@ impl Cluster {
         let after = state::lines(&node.netns).await?;
         self.node_mut(name)?.uplink_changed(&before, &after);
         self.kubernetes.set_addresses(name, &new).await
+    }
+
+    /// The NAT of a node forgets what it has translated.
+    pub async fn restart_nat(&self, name: &NodeName) -> Result<()> {
+        let nat = self.nats.get(name);
+        nat.with_context(|| format!("{name} is behind no NAT"))?
+            .restart()
+            .await
     }
 
     /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.
@@ -417,7 +438,8 @@ impl Cluster {
         }
         for node in std::mem::take(&mut self.nodes) {
             self.kubernetes.delete_node(&node.name).await?;
-            self.underlay.unplug(&node.netns).await?;
+            let nat = self.nats.get(&node.name);
+            self.underlay.unplug(nat.map_or(&node.netns, Nat::router)).await?;
         }
         found.extend(stray_namespaces(&self.pods)?);
         Ok(found)

@@ -9,6 +9,7 @@ use crate::traffic::echo::Echo;
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use meshd_model::NodeName;
+use meshd_scenario::BehindNat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,6 +48,31 @@ impl Mode {
     }
 }
 
+/// What sets a node apart from others.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// What carries its tunnel.
+    pub mode: Mode,
+    /// The NAT that it is behind.
+    pub nat: Option<BehindNat>,
+}
+
+impl From<Mode> for Setup {
+    fn from(mode: Mode) -> Self {
+        Self { mode, nat: None }
+    }
+}
+
+impl Setup {
+    /// The node's first addresses.
+    pub(super) fn addresses(&self, families: &Families, number: usize) -> Vec<IpAddr> {
+        match self.nat {
+            None => Plan::node_addresses(families, number, 0),
+            Some(_) => Plan::addresses_behind_nat(families, number),
+        }
+    }
+}
+
 /// A node of the lab.
 pub struct Node {
     /// Its name, at the API server and as a network namespace.
@@ -62,7 +88,7 @@ pub struct Node {
     /// Its echo servers.
     pub echo: Echo,
     paths: Paths,
-    mode: Mode,
+    setup: Setup,
     families: Families,
     binaries: Binaries,
     device: Option<Process>,
@@ -112,7 +138,7 @@ impl Node {
     /// Makes the node's parts that are not meshd: its namespace must be on the underlay already.
     pub async fn create(
         number: usize,
-        mode: Mode,
+        setup: Setup,
         netns: Netns,
         families: &Families,
         binaries: &Binaries,
@@ -140,11 +166,11 @@ impl Node {
             before: state::lines(&netns).await?,
             name,
             number,
-            addresses: Plan::node_addresses(families, number, 0),
+            addresses: setup.addresses(families, number),
             moves: 0,
             netns,
             paths,
-            mode,
+            setup,
             binaries: binaries.clone(),
             device: None,
             agent: None,
@@ -155,20 +181,26 @@ impl Node {
 
     fn write_configuration(&self) -> Result<()> {
         let kubeconfig = self.paths.folder.join("kubeconfig");
-        let config = configuration(&self.name, self.mode, &self.families, &self.paths, &kubeconfig)?;
+        let config = configuration(&self.name, &self.setup, &self.families, &self.paths, &kubeconfig)?;
         fs::write(&self.paths.config, config)
             .with_context(|| format!("write {}", self.paths.config.display()))
+    }
+
+    /// Whether it is behind a NAT.
+    #[must_use]
+    pub fn is_behind_nat(&self) -> bool {
+        self.setup.nat.is_some()
     }
 
     /// What carries its tunnel, as its configuration says.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.mode
+        self.setup.mode
     }
 
     /// Changes the configuration; a daemon reads it when it starts.
     pub fn set_mode(&mut self, mode: Mode) -> Result<()> {
-        self.mode = mode;
+        self.setup.mode = mode;
         self.write_configuration()
     }
 
@@ -324,7 +356,7 @@ impl Node {
 
 fn configuration(
     name: &NodeName,
-    mode: Mode,
+    setup: &Setup,
     families: &Families,
     paths: &Paths,
     kubeconfig: &Path,
@@ -349,6 +381,7 @@ fn configuration(
          mode = \"{}\"\n\
          interface = \"{DEVICE}\"\n\
          listen_port = {LISTEN_PORT}\n\
+         keepalive_seconds = {}\n\
          socket_dir = {}\n\
          \n\
          [outside]\n\
@@ -361,7 +394,8 @@ fn configuration(
         quoted(&paths.socket)?,
         list(Plan::cluster_pod_cidrs())?,
         list(Plan::service_cidrs())?,
-        mode.name(),
+        setup.mode.name(),
+        setup.nat.as_ref().and_then(|n| n.keepalive).unwrap_or(0),
         quoted(&paths.wireguard)?,
         list(Plan::excepted().map(IpNetwork::from))?,
         quoted(&paths.recording)?,

@@ -2,7 +2,7 @@
 
 use crate::console::Console;
 use anyhow::{Context, Result, bail, ensure};
-use meshd_lab::cluster::node::Mode;
+use meshd_lab::cluster::node::{Mode, Setup};
 use meshd_lab::sandbox::{Inside, Reporter, Sandbox, StartError};
 use meshd_lab::scenario::{self, Event};
 use meshd_lab::{Binaries, NetnsArm};
@@ -82,7 +82,8 @@ pub(super) fn with_cluster(
     };
     let binaries = serde_json::from_value(inside.input).context("the programs' paths")?;
     prover.doing("bringing a cluster up");
-    let mut arm = scenario::start_with(modes, meshd_lab::plan::both(), &binaries, inside.reporter)?;
+    let setups: Vec<Setup> = modes.iter().copied().map(Setup::from).collect();
+    let mut arm = scenario::start_with(&setups, meshd_lab::plan::both(), &binaries, inside.reporter)?;
     arm.cluster().add_patience = PATIENCE;
     let mut pods = Vec::new();
     for node in arm.nodes() {
