@@ -310,6 +310,11 @@ impl Arm for SimArm {
         self.sim.change_addresses(node).map_err(error)
     }
 
+    fn second_interface(&self, node: &NodeName) -> Vec<IpAddr> {
+        let node = self.node(node);
+        node.map_or(Vec::new(), |node| self.sim.config.second_addresses(node))
+    }
+
     fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
         let node = self.node(node)?;
         self.sim.restart_nat(node);

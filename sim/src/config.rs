@@ -32,6 +32,8 @@ pub struct Config {
     pub resync: Duration,
     /// Whether Nodes are given pod CIDRs when they are created, as the controller manager does.
     pub node_ipam: bool,
+    /// Whether nodes have a second interface on the underlay, at whose addresses they are to be reached.
+    pub second_interface: bool,
     /// What pods reach outside of the cluster, as the agents are told.
     pub outside: Outside,
     /// Whether a text of the trace is kept, for people.
@@ -52,6 +54,7 @@ impl Config {
             store_latency: Duration::from_millis(1),
             resync: Duration::from_secs(60),
             node_ipam: true,
+            second_interface: false,
             outside: Outside {
                 except: EXCEPTED.map(IpNetwork::from).into(),
                 ..Outside::default()
@@ -82,6 +85,17 @@ impl Config {
         self.used(EXCEPTED.into_iter().chain(METADATA))
     }
 
+    /// The addresses of the node's second interface; none without one.
+    pub(crate) fn second_addresses(&self, node: usize) -> Vec<IpAddr> {
+        if !self.second_interface {
+            return Vec::new();
+        }
+        let host = u16::try_from(node).unwrap_or(u16::MAX) + 0x10;
+        let v4 = Ipv4Addr::from_bits(Ipv4Addr::new(172, 20, 0, 0).to_bits() + u32::from(host));
+        let v6 = Ipv6Addr::new(0xfd00, 0x172, 0x20, 0, 0, 0, 0, host);
+        self.used([v4.into(), v6.into()])
+    }
+
     /// The underlay addresses of the host on this port, after it was given others so many times.
     pub(crate) fn underlay_addresses(&self, port: usize, moves: u32) -> Vec<IpAddr> {
         self.used(underlay_addresses(port, moves))
@@ -107,6 +121,12 @@ pub(crate) fn service_cidrs() -> [IpNetwork; 2] {
 pub(crate) fn underlay_cidrs() -> [IpNetwork; 2] {
     ["192.168.0.0/16", "fd00:192:168::/64"]
         .map(|net| net.parse().expect("the simulator's underlay is a prefix"))
+}
+
+/// The prefixes of the nodes' second interfaces.
+pub(crate) fn second_cidrs() -> [IpNetwork; 2] {
+    ["172.20.0.0/16", "fd00:172:20::/64"]
+        .map(|net| net.parse().expect("the simulator's second underlay is a prefix"))
 }
 
 /// A machine outside of the cluster, behind the underlay's router (RFC 5737, RFC 3849).

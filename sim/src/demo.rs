@@ -93,7 +93,11 @@ pub fn run_scenario(
 ) -> SimReport {
     let seed = config.seed;
     let families = scenario.families.clone();
-    let mut sim = Sim::new(Config { families, ..config });
+    let mut sim = Sim::new(Config {
+        families,
+        second_interface: scenario.second_interface,
+        ..config
+    });
     for nat in &scenario.behind_nat {
         sim.set_nat(nat.node - 1, nat.forgets.0, nat.keepalive);
     }

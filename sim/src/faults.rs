@@ -1,6 +1,5 @@
 //! What whoever drives the simulation does to nodes and links, besides letting time pass.
 
-use crate::config;
 use crate::kernel::ops::Fault;
 use crate::nat::Nat;
 use crate::sim::{Sim, What};
@@ -113,8 +112,7 @@ impl Sim {
     }
 
     fn wire(&mut self, node: usize, addresses: &[IpAddr], mtu: u16) {
-        let nets = self.config.of_families(config::underlay_cidrs());
-        self.nodes[node].kernel.wire(addresses, &nets, mtu);
+        crate::make::wire(&self.config, &mut self.nodes[node].kernel, node, addresses, mtu);
         self.look_soon(node);
     }
 

@@ -17,6 +17,8 @@ use std::net::IpAddr;
 
 /// Name of the nodes' interface on the underlay.
 pub(crate) const UNDERLAY_IFNAME: &str = "eth0";
+/// Name of their second one, where they have it.
+pub(crate) const SECOND_IFNAME: &str = "eth1";
 /// MTU of the underlay, in bytes.
 pub(crate) const UNDERLAY_MTU: u16 = 1500;
 
@@ -109,6 +111,26 @@ impl Kernel {
         self.own = own.iter().map(address).collect();
         self.masquerade.set_public(own);
         self.underlay_mtu = mtu;
+    }
+
+    /// A second interface, which leads to its own prefixes only.
+    pub(crate) fn wire_second(&mut self, own: &[IpAddr], nets: &[IpNetwork], mtu: u16) {
+        for net in nets {
+            let on_link = Hop {
+                out: Out::Underlay(Some(net.network())),
+                src: own.iter().copied().find(|a| a.is_ipv4() == net.is_ipv4()),
+                mtu,
+            };
+            self.fib.set(TABLE_MAIN, *net, 0, on_link);
+        }
+        let address = |address: &IpAddr| UnderlayAddress {
+            address: *address,
+            ifname: SECOND_IFNAME.to_owned(),
+            mtu: mtu.into(),
+            default_route: false,
+            passing: false,
+        };
+        self.own.extend(own.iter().map(address));
     }
 
     /// The process of the WireGuard interface ends and another starts: the interface stays, its inside is new.

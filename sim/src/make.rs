@@ -1,7 +1,7 @@
 //! What a simulated cluster begins with: its nodes, its API server's configuration, its agents'.
 
 use crate::config::{self, Config};
-use crate::kernel::{Kernel, UNDERLAY_MTU};
+use crate::kernel::{Kernel, SECOND_IFNAME, UNDERLAY_MTU};
 use crate::node::Node;
 use crate::random;
 use crate::sim::{BOOT, EPOCH, WIREGUARD_PORT};
@@ -10,6 +10,7 @@ use meshd_core::{Config as AgentConfig, Endpoints, Identity};
 use meshd_model::kernel::Mark;
 use meshd_model::{Boot, KeyHandle, NodeName, Now, PublicKey, Wall};
 use meshd_wireguard_proto::Device;
+use std::net::IpAddr;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -24,11 +25,7 @@ pub(crate) fn node(config: &Config, node: usize, run: u64) -> Node {
         wall: Wall(EPOCH),
     };
     let mut kernel = kernel(tunnel(config, &[node as u64, run], now));
-    kernel.wire(
-        &addresses,
-        &config.of_families(config::underlay_cidrs()),
-        UNDERLAY_MTU,
-    );
+    wire(config, &mut kernel, node, &addresses, UNDERLAY_MTU);
     Node::new(
         NodeName(format!("node-{}", node + 1)),
         addresses,
@@ -40,6 +37,15 @@ pub(crate) fn node(config: &Config, node: usize, run: u64) -> Node {
 /// A kernel after a boot, on no network yet.
 pub(crate) fn kernel(tunnel: Device) -> Kernel {
     Kernel::new(tunnel, DEVICE)
+}
+
+/// Puts a node's kernel on the underlay.
+pub(crate) fn wire(config: &Config, kernel: &mut Kernel, node: usize, addresses: &[IpAddr], mtu: u16) {
+    kernel.wire(addresses, &config.of_families(config::underlay_cidrs()), mtu);
+    if config.second_interface {
+        let nets = config.of_families(config::second_cidrs());
+        kernel.wire_second(&config.second_addresses(node), &nets, mtu);
+    }
 }
 
 /// The inside of a WireGuard interface that knows nothing yet; the numbers tell it from every other.
@@ -78,7 +84,11 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
         node_cidrs: Vec::new(),
         device: DEVICE.to_owned(),
         listen_port: WIREGUARD_PORT,
-        endpoints: Endpoints::InternalIp,
+        endpoints: if config.second_interface {
+            Endpoints::Interface(SECOND_IFNAME.to_owned())
+        } else {
+            Endpoints::InternalIp
+        },
         keepalive: None,
         mark: Mark {
             value: 0x1000_0000,

@@ -168,6 +168,7 @@ impl Sim {
             .collect();
         for (port, node) in nodes.iter().enumerate() {
             underlay.plug(port, &node.addresses);
+            underlay.plug(port, &config.second_addresses(port));
         }
         let (reached, refused) = (config.reached_outside(), config.refused_outside());
         let outside = [reached, refused].concat();

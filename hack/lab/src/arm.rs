@@ -233,6 +233,15 @@ impl Arm for NetnsArm {
             .map_err(arm_error)
     }
 
+    fn second_interface(&self, node: &NodeName) -> Vec<IpAddr> {
+        match self.cluster.node(node) {
+            Ok(node) if node.has_second_interface() => {
+                Plan::second_addresses(&self.cluster.families, node.number)
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
         self.runtime
             .block_on(self.cluster.restart_nat(node))

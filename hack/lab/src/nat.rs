@@ -37,7 +37,7 @@ impl Nat {
             .plug(&router, mac, &Plan::node_addresses(families, number, 0))
             .await?;
         let netlink = router.netlink()?;
-        cable(&netlink, INSIDE, node, mac).await?;
+        cable(&netlink, INSIDE, node, UPLINK, Some(Plan::mac(mac))).await?;
         let gateway = Plan::nat_gateway(number);
         for own in [gateway.0.into(), gateway.1.into()] {
             address(&netlink, INSIDE, own).await?;

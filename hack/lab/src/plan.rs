@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub const BRIDGE: &str = "underlay";
 /// Name of a node's interface on the underlay.
 pub const UPLINK: &str = "eth0";
+/// Name of its second one, where it has it.
+pub const SECOND: &str = "eth1";
 /// Name of the WireGuard interface.
 pub const DEVICE: &str = "meshd0";
 /// UDP port of every node's device.
@@ -81,6 +83,17 @@ impl Plan {
         let all = [
             IpAddr::from(Ipv4Addr::new(a, b, moves, d)),
             IpAddr::from(Ipv6Addr::from(words)),
+        ];
+        used(families, all)
+    }
+
+    /// The addresses of a node's second interface, of these families.
+    #[must_use]
+    pub fn second_addresses(families: &Families, i: usize) -> Vec<IpAddr> {
+        let (v4, v6) = Self::node(i);
+        let all = [
+            IpAddr::from(Ipv4Addr::new(10, 201, 0, v4.octets()[3])),
+            IpAddr::from(Ipv6Addr::new(0xfd00, 0x201, 0, 0, 0, 0, 0, v6.segments()[7])),
         ];
         used(families, all)
     }

@@ -124,7 +124,11 @@ fn inside(inside: Inside) -> Result<()> {
     let scenario = Scenario::parse(&order.scenario)?;
     let reporter = inside.reporter;
     let nodes = order.nodes.unwrap_or(scenario.nodes);
-    let mut setups = vec![Setup::from(order.mode); nodes];
+    let setup = Setup {
+        second_interface: scenario.second_interface,
+        ..Setup::from(order.mode)
+    };
+    let mut setups = vec![setup; nodes];
     for nat in &scenario.behind_nat {
         let setup = setups.get_mut(nat.node - 1);
         setup

@@ -1,9 +1,10 @@
 //! The underlay: the sandbox's own network namespace with a bridge, and machines (nodes, the neighbour) on it.
 
 use crate::netns::Netns;
-use crate::plan::{BRIDGE, OUTSIDE, Plan, UPLINK};
+use crate::plan::{BRIDGE, OUTSIDE, Plan, SECOND, UPLINK};
 use crate::traffic::echo::Echo;
 use anyhow::{Context, Result};
+use meshd_model::attachment::MacAddr;
 use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
 use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::route::{Ipv4Route, Ipv6Route};
@@ -57,12 +58,29 @@ impl Underlay {
     /// the bridge in their families.
     pub async fn plug(&self, machine: &Netns, mac: Ipv4Addr, own: &[IpAddr]) -> Result<()> {
         let port = machine.name();
-        cable(&self.netlink, port, machine, mac).await?;
+        cable(&self.netlink, port, machine, UPLINK, Some(Plan::mac(mac))).await?;
         self.netlink
             .enslave(port, &self.bridge)
             .await
             .with_context(|| format!("plug {port} into the underlay"))?;
         give(&machine.netlink()?, own, Plan::bridge()).await
+    }
+
+    /// Plugs a machine's second interface in, which leads to those of others and nowhere else.
+    pub async fn plug_second(&self, machine: &Netns, own: &[IpAddr]) -> Result<()> {
+        let port = second_port(machine);
+        // Both are on one wire: each is to answer for its own addresses only.
+        machine.sysctl("ipv4/conf/all/arp_ignore", "1")?;
+        cable(&self.netlink, &port, machine, SECOND, None).await?;
+        self.netlink
+            .enslave(&port, &self.bridge)
+            .await
+            .with_context(|| format!("plug {port} into the underlay"))?;
+        let inside = machine.netlink()?;
+        for own in own {
+            address(&inside, SECOND, *own).await?;
+        }
+        Ok(())
     }
 
     /// Plugs the machine outside of the cluster in, at all of its addresses, and starts its echo servers.
@@ -88,11 +106,11 @@ impl Underlay {
 
     /// Takes a machine off.
     pub async fn unplug(&self, machine: &Netns) -> Result<()> {
-        self.netlink
-            .del_link_if_exists(machine.name())
-            .await
-            .map(drop)
-            .with_context(|| format!("unplug {}", machine.name()))
+        for port in [machine.name(), &second_port(machine)] {
+            let unplugged = self.netlink.del_link_if_exists(port).await;
+            unplugged.with_context(|| format!("unplug {port}"))?;
+        }
+        Ok(())
     }
 
     /// The bridge's index, for the capture.
@@ -125,17 +143,23 @@ pub async fn lead_to_metadata(inside: &Connection<Route>, own: &[IpAddr]) -> Res
     Ok(())
 }
 
-/// A cable from an interface of this name to a machine's `eth0`, which gets this MAC's address; both ends are up.
+fn second_port(machine: &Netns) -> String {
+    format!("{}b", machine.name())
+}
+
+/// A cable from an interface of this name to one of a machine, which gets this MAC, or one by chance; both ends are up.
 pub(crate) async fn cable(
     netlink: &Connection<Route>,
     port: &str,
     machine: &Netns,
-    mac: Ipv4Addr,
+    ifname: &str,
+    mac: Option<MacAddr>,
 ) -> Result<()> {
     let file = File::open(machine.path()).with_context(|| format!("open {}", machine.path().display()))?;
-    let pair = VethLink::new(port, UPLINK)
-        .peer_address(Plan::mac(mac).0)
-        .peer_netns_fd(&file);
+    let mut pair = VethLink::new(port, ifname).peer_netns_fd(&file);
+    if let Some(mac) = mac {
+        pair = pair.peer_address(mac.0);
+    }
     for scope in ["all", "default"] {
         machine.sysctl(&format!("ipv6/conf/{scope}/accept_dad"), "0")?;
     }
@@ -144,7 +168,7 @@ pub(crate) async fn cable(
     netlink.set_link_up(port).await.with_context(tried)?;
     let inside = machine.netlink()?;
     inside.set_link_up("lo").await.with_context(tried)?;
-    inside.set_link_up(UPLINK).await.with_context(tried)
+    inside.set_link_up(ifname).await.with_context(tried)
 }
 
 /// Addresses, and default routes through the gateway in their families; what is there of the routes is replaced.

@@ -12,8 +12,10 @@ use meshd_sim::Config;
 /// Runs on every arm.
 const ENDPOINTS: &str = include_str!("../scenarios/endpoints.yaml");
 
-/// Runs where the arm makes its own nodes.
+/// These run where the arm makes its own nodes.
 const BEHIND_NAT: &str = include_str!("../scenarios/behind-nat.yaml");
+
+const SECOND_INTERFACE: &str = include_str!("../scenarios/second-interface.yaml");
 
 /// Runs on every arm.
 pub(crate) const OUTSIDE: &str = include_str!("../scenarios/outside.yaml");
@@ -39,6 +41,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("sim", "endpoints", || on_sim(ENDPOINTS)),
         trial("netns", "endpoints", || on_netns(ENDPOINTS)),
+        trial("sim", "second_interface", || on_sim(SECOND_INTERFACE)),
+        trial("netns", "second_interface", || on_netns(SECOND_INTERFACE)),
         trial("sim", "behind_nat", || on_sim(BEHIND_NAT)),
         trial("netns", "behind_nat", || on_netns(BEHIND_NAT)),
         trial("sim", "outside", || on_sim(OUTSIDE)),

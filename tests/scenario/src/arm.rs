@@ -197,6 +197,10 @@ pub trait Arm {
     fn change_addresses(&mut self, node: &NodeName) -> Result<(), ArmError> {
         Err(cannot(self.name(), "change the addresses", node))
     }
+    /// The addresses of the node's second interface on the underlay, if it has one.
+    fn second_interface(&self, _node: &NodeName) -> Vec<IpAddr> {
+        Vec::new()
+    }
     /// The NAT in front of the node forgets everything.
     fn restart_nat(&mut self, node: &NodeName) -> Result<(), ArmError> {
         Err(cannot(self.name(), "restart the NAT", node))

@@ -6,7 +6,8 @@ use crate::reach::{Reached, between};
 use crate::report::Proof;
 use crate::time::micros;
 use meshd_model::NodeName;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Between two packets of a stream, so many of which that are lost are the time that was lost.
@@ -102,6 +103,50 @@ impl Run<'_> {
         ];
         let name = "a node whose addresses change publishes them and is reached again";
         Ok(self.proof(name, detail.is_empty(), &numbers, detail))
+    }
+
+    /// Where a peer is said to be is where it was heard last: what it sends comes from there.
+    pub(crate) fn second_interface(&mut self, within: Duration) -> Result<Proof, ArmError> {
+        let begin = self.arm.elapsed();
+        let mut wanted = BTreeMap::new();
+        for node in &self.nodes {
+            let addresses: BTreeSet<_> = self.arm.second_interface(node).into_iter().collect();
+            wanted.insert(node.clone(), addresses);
+        }
+        let bare = wanted.iter().find(|(_, addresses)| addresses.is_empty());
+        let mut wrong = bare.map(|(node, _)| format!("void: {node} has no second interface"));
+        while wrong.is_none() {
+            wrong = self.reached_elsewhere(&wanted)?;
+            if wrong.is_none() || self.arm.elapsed().saturating_sub(begin) > within {
+                break;
+            }
+            wrong = None;
+            self.arm.wait(PAUSE);
+        }
+        let numbers = [("nodes", wanted.len() as u64)];
+        let name = "every node is reached at its second interface, as it is configured to be";
+        Ok(self.proof(name, wrong.is_none(), &numbers, wrong.unwrap_or_default()))
+    }
+
+    /// Which node publishes others, or is reached at another.
+    fn reached_elsewhere(
+        &mut self,
+        wanted: &BTreeMap<NodeName, BTreeSet<IpAddr>>,
+    ) -> Result<Option<String>, ArmError> {
+        for (node, addresses) in wanted {
+            let published: BTreeSet<_> = self.arm.endpoints(node)?.into_iter().collect();
+            if published != *addresses {
+                return Ok(Some(format!("{node} publishes {published:?}, not {addresses:?}")));
+            }
+            for peer in self.arm.status(node)?.peers {
+                let at = peer.endpoint.map(|e| e.ip());
+                let right = at.is_some_and(|at| wanted.get(&peer.node).is_some_and(|w| w.contains(&at)));
+                if !right || peer.last_handshake.is_none() {
+                    return Ok(Some(format!("{node} reaches {} at {at:?}", peer.node)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn behind_nat(

@@ -163,6 +163,7 @@ impl Run<'_> {
                 published,
                 within,
             } => self.change_addresses(*node, published.0, within.0).map(Some),
+            Step::SecondInterface { within } => self.second_interface(within.0).map(Some),
             Step::BehindNat {
                 node,
                 control,

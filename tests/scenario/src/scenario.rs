@@ -18,6 +18,9 @@ pub struct Scenario {
     pub families: BTreeSet<Family>,
     /// Nodes behind a NAT of their own, where the arm makes its own.
     pub behind_nat: Vec<BehindNat>,
+    /// Whether each node has a second interface on the underlay, at whose addresses it is configured to be reached, where
+    /// the arm makes its own.
+    pub second_interface: bool,
     /// Kubernetes manifests to create before the first step (YAML).
     pub manifests: Option<String>,
     /// What happens, in order.
@@ -183,6 +186,12 @@ pub enum Step {
         #[serde(default = "within")]
         within: Span,
     },
+    /// Every node is reached at the addresses of its second interface, which it publishes, and at no others.
+    SecondInterface {
+        /// How long until all of them are.
+        #[serde(default = "within")]
+        within: Span,
+    },
     /// After a silence, a node behind a NAT that sends keepalives is reached, and one that sends none is not. Once the
     /// first one's NAT has forgotten everything, it is reached again.
     BehindNat {
@@ -261,6 +270,8 @@ struct Raw {
     families: Vec<RawFamily>,
     #[serde(default, rename = "behind-nat")]
     behind_nat: Vec<BehindNat>,
+    #[serde(default, rename = "second-interface")]
+    second_interface: bool,
     #[serde(default)]
     manifests: Option<String>,
     steps: Vec<serde_json::Value>,
@@ -322,6 +333,7 @@ impl Scenario {
             nodes: raw.nodes,
             families: raw.families.into_iter().map(Family::from).collect(),
             behind_nat: raw.behind_nat,
+            second_interface: raw.second_interface,
             manifests: raw.manifests,
             steps,
         })

@@ -160,6 +160,10 @@ impl Cluster {
             let mac = Plan::node(number).0;
             self.underlay.plug(&netns, mac, &addresses).await?;
         }
+        if setup.second_interface {
+            let second = Plan::second_addresses(families, number);
+            self.underlay.plug_second(&netns, &second).await?;
+        }
         self.kubernetes
             .create_node(&name, number, families, &addresses)
             .await?;

@@ -2,7 +2,7 @@
 
 use crate::Binaries;
 use crate::netns::Netns;
-use crate::plan::{DEVICE, Families, LISTEN_PORT, Plan, UPLINK, of_families};
+use crate::plan::{DEVICE, Families, LISTEN_PORT, Plan, SECOND, UPLINK, of_families};
 use crate::process::{self, Process};
 use crate::state;
 use crate::traffic::echo::Echo;
@@ -55,15 +55,28 @@ pub struct Setup {
     pub mode: Mode,
     /// The NAT that it is behind.
     pub nat: Option<BehindNat>,
+    /// Whether it has a second interface, at whose addresses it is to be reached.
+    pub second_interface: bool,
 }
 
 impl From<Mode> for Setup {
     fn from(mode: Mode) -> Self {
-        Self { mode, nat: None }
+        Self {
+            mode,
+            ..Self::default()
+        }
     }
 }
 
 impl Setup {
+    /// As the configuration spells where it is to be reached.
+    fn endpoints(&self) -> String {
+        if self.second_interface {
+            return format!("interface:{SECOND}");
+        }
+        "internal-ip".to_owned()
+    }
+
     /// The node's first addresses.
     pub(super) fn addresses(&self, families: &Families, number: usize) -> Vec<IpAddr> {
         match self.nat {
@@ -184,6 +197,12 @@ impl Node {
         let config = configuration(&self.name, &self.setup, &self.families, &self.paths, &kubeconfig)?;
         fs::write(&self.paths.config, config)
             .with_context(|| format!("write {}", self.paths.config.display()))
+    }
+
+    /// Whether it has a second interface.
+    #[must_use]
+    pub fn has_second_interface(&self) -> bool {
+        self.setup.second_interface
     }
 
     /// Whether it is behind a NAT.
@@ -382,6 +401,7 @@ fn configuration(
          interface = \"{DEVICE}\"\n\
          listen_port = {LISTEN_PORT}\n\
          keepalive_seconds = {}\n\
+         endpoints = \"{}\"\n\
          socket_dir = {}\n\
          \n\
          [outside]\n\
@@ -396,6 +416,7 @@ fn configuration(
         list(Plan::service_cidrs())?,
         setup.mode.name(),
         setup.nat.as_ref().and_then(|n| n.keepalive).unwrap_or(0),
+        setup.endpoints(),
         quoted(&paths.wireguard)?,
         list(Plan::excepted().map(IpNetwork::from))?,
         quoted(&paths.recording)?,
