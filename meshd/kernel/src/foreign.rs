@@ -12,6 +12,7 @@ use nlink::netlink::messages::RouteMessage;
 use nlink::netlink::types::route::RouteProtocol;
 use nlink::{Connection, Route};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -44,14 +45,15 @@ impl Foreign {
         if self.has_changed(conn.socket().pid())? {
             self.tables.clear();
         }
-        if !self.tables.contains_key(&route.table) {
-            let there = conn.get_routes_for_table(route.table).await;
-            let there = there.doing(|| format!("list routes of table {}", route.table))?;
-            self.tables
-                .insert(route.table, there.iter().filter_map(foreign).collect());
-        }
-        let places = self.tables.get(&route.table);
-        Ok(places.and_then(|places| places.get(&(place(route.dst), route.metric)).copied()))
+        let places = match self.tables.entry(route.table) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let there = conn.get_routes_for_table(route.table).await;
+                let there = there.doing(|| format!("list routes of table {}", route.table))?;
+                unknown.insert(there.iter().filter_map(foreign).collect())
+            }
+        };
+        Ok(places.get(&(place(route.dst), route.metric)).copied())
     }
 
     /// Whether anybody but this socket has changed a route since this was asked last.
