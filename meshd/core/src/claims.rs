@@ -6,11 +6,11 @@
 //! 10.244.1.0/24 -> {node-1, node-7}   exact prefixes, each with its claimants in order of seniority
 //! ```
 
+use crate::few::Few;
 use crate::prefix_map::PrefixMap;
 use ipnetwork::IpNetwork;
 use meshd_model::{NodeName, NodeUid};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// One incarnation of a node. The order is seniority: the smallest wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub(crate) struct Claimant {
 
 /// The index.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Claims(PrefixMap<BTreeSet<Claimant>>);
+pub(crate) struct Claims(PrefixMap<Few<Claimant>>);
 
 impl Claims {
     /// Adds a claim; the prefix is canonical.
@@ -67,6 +67,7 @@ mod tests {
     use super::*;
     use meshd_model::net::canonical;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     fn net(text: &str) -> IpNetwork {

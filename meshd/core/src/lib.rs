@@ -25,6 +25,7 @@ mod claims;
 pub mod config;
 mod errno;
 pub mod event;
+mod few;
 mod greet;
 mod jitter;
 mod network;

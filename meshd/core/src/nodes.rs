@@ -9,6 +9,7 @@
 
 use crate::bounds::Bounds;
 use crate::claims::{Claimant, Claims};
+use crate::few::Few;
 use crate::node::Node;
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::Peer;
@@ -29,7 +30,7 @@ pub(crate) struct Touched {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Nodes {
     by_name: BTreeMap<NodeName, Node>,
-    by_key: BTreeMap<PublicKey, BTreeSet<Claimant>>,
+    by_key: BTreeMap<PublicKey, Few<Claimant>>,
     claims: Claims,
     #[serde(default)]
     kept: BTreeMap<IpNetwork, usize>,

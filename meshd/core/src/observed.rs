@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::action::{KernelOp, Resource};
+use crate::few::Few;
 use crate::greet::Greetings;
 use crate::prefix_map::PrefixMap;
 
@@ -61,9 +62,9 @@ pub(crate) struct Observed {
     pub(crate) device_fresh: bool,
     pub(crate) peers: BTreeMap<PublicKey, PeerState>,
     /// Which peers have an allowed IP, or will once their outstanding action is carried out.
-    holders: PrefixMap<BTreeSet<PublicKey>>,
-    pub(crate) routes: BTreeMap<RouteKey, BTreeSet<Route>>,
-    pub(crate) rules: BTreeMap<IpNetwork, BTreeSet<Rule>>,
+    holders: PrefixMap<Few<PublicKey>>,
+    pub(crate) routes: BTreeMap<RouteKey, Few<Route>>,
+    pub(crate) rules: BTreeMap<IpNetwork, Few<Rule>>,
     pub(crate) links: BTreeMap<String, PodLinkState>,
     pub(crate) underlay: Vec<UnderlayAddress>,
     /// The published endpoint that each peer was last given: one that roamed since is no difference.
@@ -130,8 +131,7 @@ impl Observed {
             }
             KernelOp::Greet { peer, .. } => self.greetings.done(peer),
             KernelOp::SetRoute(route) => {
-                self.routes
-                    .insert(RouteKey::of(route), BTreeSet::from([route.clone()]));
+                self.routes.insert(RouteKey::of(route), Few::of(route.clone()));
             }
             KernelOp::RemoveRoute(route) => {
                 remove_from(&mut self.routes, RouteKey::of(route), route);
@@ -273,7 +273,7 @@ impl Observed {
     }
 }
 
-fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: &V) {
+fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, Few<V>>, key: K, value: &V) {
     if let Some(set) = map.get_mut(&key) {
         set.remove(value);
         if set.is_empty() {
