@@ -7,20 +7,26 @@ use meshd_model::Now;
 use meshd_model::kernel::KernelState;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Messages that may wait for the writer, whatever their size.
-const QUEUE_MESSAGES: usize = 65_536;
+/// What a message in the queue takes beside its bytes: the queue is bounded by both together, not by a number of places,
+/// all of which would be made at once.
+const MESSAGE: usize = 256;
 /// How long a recorder that goes waits for its writer.
 const END: Duration = Duration::from_secs(2);
+
+/// What a record's frame counts for in the queue.
+pub(super) fn size(frame: &[u8]) -> usize {
+    MESSAGE + frame.len()
+}
 
 /// What the two ends share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// Bytes in the queue.
+    /// Bytes in the queue, by [`size`].
     pub(super) queued: AtomicUsize,
     /// The writer would have a fresh snapshot, to begin a segment with.
     pub(super) wants_segment: AtomicBool,
@@ -31,7 +37,7 @@ pub(super) struct Shared {
 /// Records one agent.
 #[derive(Debug)]
 pub struct Recorder {
-    queue: SyncSender<Message>,
+    queue: Sender<Message>,
     queue_bytes: usize,
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
@@ -42,14 +48,14 @@ pub struct Recorder {
 }
 
 /// The queues of all recorders of this process, for [`flush_all`].
-static RECORDERS: Mutex<Vec<SyncSender<Message>>> = Mutex::new(Vec::new());
+static RECORDERS: Mutex<Vec<Sender<Message>>> = Mutex::new(Vec::new());
 
 impl Recorder {
     /// Starts the writer with a first segment. A folder that cannot be written is logged and tried again later:
     /// the recording is no reason to leave pods without a network.
     pub fn start(options: Options, config: Config, agent: &NodeAgent, now: Now) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (queue, messages) = sync_channel(QUEUE_MESSAGES);
+        let (queue, messages) = channel();
         let queue_bytes = options.queue_bytes;
         let writer = Writer::new(options, config, now, Arc::clone(&shared));
         let writer = std::thread::Builder::new()
@@ -122,10 +128,10 @@ impl Recorder {
         let mut bytes = Vec::with_capacity(256);
         frame::append(&mut bytes, record)
             .map_err(|error| tracing::error!(%error, "the recording loses a record"))?;
-        let len = bytes.len();
-        self.shared.queued.fetch_add(len, Ordering::Relaxed);
-        self.queue.try_send(Message::Frame(bytes)).map_err(|_| {
-            self.shared.queued.fetch_sub(len, Ordering::Relaxed);
+        let size = size(&bytes);
+        self.shared.queued.fetch_add(size, Ordering::Relaxed);
+        self.queue.send(Message::Frame(bytes)).map_err(|_| {
+            self.shared.queued.fetch_sub(size, Ordering::Relaxed);
         })
     }
 
@@ -134,7 +140,7 @@ impl Recorder {
             lost: self.lost,
             agent: Box::new(agent.clone()),
         };
-        if self.queue.try_send(begin).is_ok() {
+        if self.queue.send(begin).is_ok() {
             self.lost = 0;
             self.kernel = KernelState::default();
             self.shared.wants_segment.store(false, Ordering::Relaxed);
@@ -147,10 +153,10 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         let mut recorders = RECORDERS.lock().unwrap_or_else(PoisonError::into_inner);
         // Which of them is ours cannot be asked; an ended one does no harm, so the ended ones go.
-        recorders.retain(|queue| queue.try_send(Message::Nothing).is_ok());
+        recorders.retain(|queue| queue.send(Message::Nothing).is_ok());
         drop(recorders);
         flush(&self.queue, END);
-        if self.queue.try_send(Message::End).is_ok()
+        if self.queue.send(Message::End).is_ok()
             && let Some(writer) = self.writer.take()
         {
             let _ = writer.join();
@@ -169,9 +175,9 @@ pub fn flush_all(within: Duration) {
     }
 }
 
-fn flush(queue: &SyncSender<Message>, within: Duration) {
+fn flush(queue: &Sender<Message>, within: Duration) {
     let (done, written) = sync_channel(1);
-    if queue.try_send(Message::Flush(done)).is_ok() {
+    if queue.send(Message::Flush(done)).is_ok() {
         let _ = written.recv_timeout(within);
     }
 }

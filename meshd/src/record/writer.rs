@@ -1,6 +1,6 @@
 //! The thread that writes segments and drops the oldest.
 
-use super::recorder::Shared;
+use super::recorder::{Shared, size};
 use super::{EXTENSION, Header, Options, frame, reader};
 use meshd_core::{Config, NodeAgent};
 use meshd_model::Now;
@@ -104,7 +104,7 @@ impl Writer {
     }
 
     fn frame(&mut self, bytes: &[u8]) {
-        self.shared.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+        self.shared.queued.fetch_sub(size(bytes), Ordering::Relaxed);
         self.buffer.extend_from_slice(bytes);
         self.buffered += 1;
         if self.buffer.len() >= BATCH {
