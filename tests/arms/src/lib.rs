@@ -8,6 +8,7 @@ mod bad_days;
 mod command_line;
 mod first_light;
 mod kubernetes;
+mod plain;
 mod programs;
 mod sandboxed;
 mod sandboxes;
@@ -55,6 +56,7 @@ pub fn kubernetes() -> ExitCode {
 fn entries() -> Vec<Entry> {
     let mut entries = vec![meshd_lab::scenario::ENTRY];
     entries.extend(sandboxes::ENTRIES);
+    entries.push(plain::ENTRY);
     entries.extend(bad_days::entries());
     entries
 }
@@ -62,6 +64,7 @@ fn entries() -> Vec<Entry> {
 fn trials() -> Vec<Trial> {
     let mut trials = vec![arms::required_are_known()];
     trials.extend(sandboxes::trials());
+    trials.extend(plain::trials());
     trials.extend(first_light::trials());
     trials.extend(bad_days::trials());
     trials.extend(command_line::trials());
