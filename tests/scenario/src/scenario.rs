@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 /// A cluster and what is to happen to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Scenario {
     /// Its name.
     pub name: String,

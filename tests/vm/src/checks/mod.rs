@@ -152,3 +152,14 @@ fn logs(folder: &Path, console: &mut Console) {
         console.log(&name, &end);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_with_more_patience_is_one() {
+        let slow = Scenario::parse(&slowly(Scenario::FIRST_LIGHT).unwrap()).unwrap();
+        assert_eq!(slow.name, Scenario::parse(Scenario::FIRST_LIGHT).unwrap().name);
+    }
+}
