@@ -6,6 +6,7 @@ pub mod cni;
 pub mod node;
 pub mod pod;
 pub mod relay;
+mod residue;
 
 use crate::Binaries;
 use crate::capture::Capture;
@@ -25,8 +26,8 @@ use meshd_model::NodeName;
 use meshd_scenario::{Pod, Site};
 use node::{Mode, Node, Setup};
 use pod::{PodSite, Sandbox};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use residue::{Former, stray_namespaces};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,12 +63,6 @@ pub struct Cluster {
     abandoned: Vec<Sandbox>,
     /// Pods whose objects could not be deleted while the API server was away.
     orphans: Vec<String>,
-}
-
-#[derive(Default)]
-struct Former {
-    addresses: BTreeSet<IpAddr>,
-    interfaces: BTreeSet<String>,
 }
 
 impl Cluster {
@@ -386,46 +381,6 @@ impl Cluster {
             .await
     }
 
-    /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.
-    pub async fn residue(&mut self) -> Result<Vec<String>> {
-        self.settle().await?;
-        let mut found = Vec::new();
-        let there: BTreeSet<IpAddr> = self
-            .pods()
-            .flat_map(|p| p.pod.addresses.iter().copied())
-            .collect();
-        let gone: BTreeSet<IpAddr> = self.former.addresses.difference(&there).copied().collect();
-        for node in &self.nodes {
-            let lines = state::lines(&node.netns).await?;
-            found.extend(
-                lines
-                    .iter()
-                    .filter(|l| self.is_residue(l, &gone))
-                    .map(|l| format!("{}: {l}", node.name)),
-            );
-            let guards = state::guards(&node.netns, &gone, &self.former.interfaces).await?;
-            found.extend(guards.into_iter().map(|l| format!("{}: {l}", node.name)));
-            if self.pods.values().all(|p| p.pod.node != node.name) {
-                found.extend(node.leases()?);
-            }
-        }
-        found.extend(stray_namespaces(&self.pods)?);
-        Ok(found)
-    }
-
-    /// Whether a line of a node's state belongs to a pod that is gone.
-    fn is_residue(&self, line: &str, gone: &BTreeSet<IpAddr>) -> bool {
-        let words = || line.split(' ');
-        let interface = words().any(|w| self.former.interfaces.contains(w));
-        interface
-            || words().any(|w| {
-                w.split('/')
-                    .next()
-                    .and_then(|a| a.parse().ok())
-                    .is_some_and(|a| gone.contains(&a))
-            })
-    }
-
     /// Deletes every pod, stops meshd on every node with its own clean-up, and says what is left nevertheless.
     pub async fn shut_down(mut self, tell: &mut dyn FnMut(String)) -> Result<Vec<String>> {
         let names: Vec<String> = self.pods.keys().cloned().collect();
@@ -467,16 +422,4 @@ fn add(invocation: &Invocation<'_>, within: Duration) -> Result<serde_json::Valu
             outcome => return outcome,
         }
     }
-}
-
-/// Pods' namespaces that belong to no pod.
-fn stray_namespaces(pods: &BTreeMap<String, PodSite>) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(crate::netns::FOLDER).context("list the network namespaces")?;
-    let names = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned());
-    Ok(names
-        .filter(|n| n.starts_with("cni-") && pods.values().all(|p| p.sandbox.netns.name() != n))
-        .map(|n| format!("network namespace {n}"))
-        .collect())
 }
