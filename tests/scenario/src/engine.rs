@@ -2,7 +2,8 @@
 
 use crate::arm::{Arm, ArmError, Pod};
 use crate::report::{NodeRow, Progress, Proof, Report, RoundTrips};
-use crate::scenario::{Scenario, Step};
+use crate::scenario::Scenario;
+use crate::step::Step;
 use crate::time::micros;
 use meshd_model::NodeName;
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,6 +12,7 @@ mod outside;
 mod reach;
 pub mod report;
 pub mod scenario;
+pub mod step;
 pub mod time;
 
 pub use arm::{
@@ -20,5 +21,6 @@ pub use arm::{
 };
 pub use engine::run;
 pub use report::{NodeRow, Progress, Proof, Report, RoundTrips};
-pub use scenario::{BehindNat, Scenario, ScenarioError, Step};
+pub use scenario::{BehindNat, Scenario, ScenarioError};
+pub use step::Step;
 pub use time::Span;
