@@ -1,7 +1,7 @@
 //! Another tool's firewall on the nodes, loaded again and again while pods talk.
 
 use super::Cluster;
-use super::traffic::{everyone_reaches_everyone, one_each, undisturbed};
+use super::traffic::{everyone_reaches_everyone, one_each, under_traffic, undisturbed};
 use anyhow::{Context, Result, ensure};
 use meshd_lab::netns::Netns;
 use meshd_model::NodeName;
@@ -32,6 +32,10 @@ const RELOADS: &str = r#"
             sleep 0.1
         done
     done"#;
+/// Takes out of it what lets connections and pods pass.
+const DROP_ALL: &str = "flush chain ip filter FORWARD; flush chain ip6 filter FORWARD";
+/// How long pods of a node may be away by that.
+const DROPPED: Duration = Duration::from_secs(5);
 /// Where the machine outside listens.
 const PORT: u16 = 8091;
 /// Between two datagrams to it.
@@ -45,8 +49,10 @@ pub(super) fn reloaded(cluster: &mut Cluster) -> Result<()> {
     let pods = one_each(cluster, "wall")?;
     let outside = Outside::listen(cluster)?;
     let talked = undisturbed(cluster, &pods, |cluster| while_it_is_reloaded(cluster, &pods));
-    // What the firewall drops that belongs to no connection yet passes again soon.
-    let reached = talked.and_then(|()| everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN));
+    // What belongs to no connection yet is dropped until meshd has noticed.
+    let reached = talked
+        .and_then(|()| everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN))
+        .and_then(|()| passes_again(cluster, &pods));
     for node in &nodes {
         cluster.arm.lab().node(node, &["nft", "flush ruleset"])?;
         // Its rules are gone as well, and it does not look for them.
@@ -85,6 +91,21 @@ fn while_it_is_reloaded(cluster: &mut Cluster, pods: &[Pod]) -> Result<()> {
         }
         reloads.into_iter().try_for_each(|reload| reload.map(drop))
     })
+}
+
+/// Where the firewall of a node drops all that is forwarded, it is let pass again soon.
+fn passes_again(cluster: &mut Cluster, pods: &[Pod]) -> Result<()> {
+    let (tally, ()) = under_traffic(cluster, pods, |cluster| {
+        cluster.arm.lab().node(&pods[0].node, &["nft", DROP_ALL])?;
+        everyone_reaches_everyone(&mut cluster.arm, pods, AGAIN)
+    })?;
+    let away = tally.away();
+    println!("    away for {away:?} where connections were dropped, too");
+    ensure!(
+        away < DROPPED && tally.broken.is_empty(),
+        "away for {away:?}: {tally:?}"
+    );
+    Ok(())
 }
 
 /// From a pod to the world outside, until it is over.

@@ -1,7 +1,7 @@
 //! What happens to a cluster over time: scaling, restarts, upgrades, drains, nodes that go and come.
 
 use super::Cluster;
-use super::traffic::{INTERVAL, everyone_reaches_everyone, one_each, under_traffic, undisturbed};
+use super::traffic::{everyone_reaches_everyone, one_each, under_traffic, undisturbed};
 use anyhow::{Context, Result, bail, ensure};
 use meshd_kubernetes_arm::{Image, NAMESPACE, wait_for};
 use meshd_model::NodeName;
@@ -201,8 +201,7 @@ pub(super) fn device_deleted(cluster: &mut Cluster) -> Result<()> {
         cluster.arm.lab().kubectl(&[delete.as_slice(), &on_n1].concat())?;
         everyone_reaches_everyone(&mut cluster.arm, &pods, AGAIN)
     })?;
-    // Two streams of the three pass n1.
-    let away = INTERVAL * u32::try_from(tally.lost / 2)?;
+    let away = tally.away();
     println!("    n1 was away for {away:?}");
     ensure!(
         tally.lost > 0,

@@ -9,7 +9,7 @@ use meshd_scenario::{Arm, Outcome, Pod, Probe, ProbeKind, Site};
 use std::time::Duration;
 
 /// Between two datagrams of a stream, and two messages of a connection.
-pub(super) const INTERVAL: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(10);
 /// How long the control goes on, in which nothing happens.
 const CONTROL: Duration = Duration::from_secs(4);
 const KINDS: [ProbeKind; 3] = [ProbeKind::Icmp, ProbeKind::Udp, ProbeKind::Tcp];
@@ -36,6 +36,13 @@ pub(super) struct Tally {
     messages: u64,
     /// Connections that ended before their time, and why.
     pub(super) broken: Vec<String>,
+}
+
+impl Tally {
+    /// How long a node was away, if it was one of three: two of three streams pass it.
+    pub(super) fn away(&self) -> Duration {
+        INTERVAL.saturating_mul(u32::try_from(self.lost / 2).unwrap_or(u32::MAX))
+    }
 }
 
 /// Streams of numbered datagrams and TCP connections between all pairs of the pods, first while nothing happens, then
