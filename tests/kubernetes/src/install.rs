@@ -1,7 +1,7 @@
 //! The image, and its installation with Helm.
 
 use crate::command;
-use crate::lab::{Family, Lab, repository};
+use crate::lab::{Family, Lab, Shape, repository};
 use crate::wire;
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
@@ -65,7 +65,7 @@ impl Lab {
     /// Tells Helm of this image and of other values (`KEY=VALUE`; all that were given before are forgotten), and waits
     /// until the agents run so. The device's pods stay as they are.
     pub fn upgrade(&self, image: &Image, set: &[&str]) -> Result<()> {
-        let values = self.file("values.json", &values(self.family(), &image.tag).to_string())?;
+        let values = self.file("values.json", &values(self.shape(), &image.tag).to_string())?;
         let chart = repository().join("deploy/chart");
         let (values, chart) = (values.to_string_lossy(), chart.to_string_lossy());
         let mut arguments = vec!["helm", "upgrade", "--install", "meshd", &chart];
@@ -98,19 +98,25 @@ impl Lab {
     }
 }
 
-fn values(family: Family, tag: &str) -> Value {
-    let (services, host) = match family {
+fn values(shape: Shape, tag: &str) -> Value {
+    let (services, host) = match shape.family {
         Family::Dual => (vec!["10.96.0.0/16", "fd00:96::/112"], "10.200.0.1"),
         Family::Ipv6 => (vec!["fd00:96::/112"], "fd00:200::1"),
     };
-    let excepted = Plan::excepted().into_iter().filter(|a| family.has(*a));
+    let excepted = Plan::excepted().into_iter().filter(|a| shape.family.has(*a));
     let excepted: Vec<_> = excepted.map(IpNetwork::from).collect();
+    let endpoints = if shape.second_nic {
+        "interface:eth1"
+    } else {
+        "internal-ip"
+    };
     json!({
         "image": {"tag": tag, "pullPolicy": "Never"},
         "config": {
-            "cluster_pod_cidrs": wire::pod_cidrs(family),
+            "cluster_pod_cidrs": wire::pod_cidrs(shape.family),
             "service_cidrs": services,
             "outside": {"except": excepted},
+            "wireguard": {"endpoints": endpoints},
         },
         "apiServer": {"host": host, "port": 6443},
     })

@@ -26,7 +26,7 @@ const DUAL: Shape = Shape {
     family: Family::Dual,
     second_nic: false,
 };
-/// IPv6 alone, and nodes with two interfaces.
+/// IPv6 alone, and nodes with two interfaces whose endpoints are those of the second.
 const IPV6: Shape = Shape {
     nodes: 3,
     family: Family::Ipv6,
