@@ -202,14 +202,7 @@ impl Sim {
 
     /// Puts a packet on the underlay; to no port, where its next hop is the router.
     pub(crate) fn transmit(&mut self, from: usize, to: Option<usize>, bytes: Vec<u8>) {
-        let bytes = match self.nats.get_mut(&from) {
-            None => bytes,
-            Some(nat) => match nat.outward(self.now, &bytes) {
-                None => return,
-                Some(translated) => translated,
-            },
-        };
-        self.trace.bytes(self.now, from, Kind::Underlay, &bytes);
+        // As it leaves the node: a NAT in front of it would hide whose it is, or drop it.
         let offender = self.capture.see(&bytes, WIREGUARD_PORT, from == self.neighbour());
         if from < self.nodes.len() {
             self.check(from, offender);
@@ -219,6 +212,14 @@ impl Sim {
         if is_handshake_response(&bytes) {
             self.handshakes += 1;
         }
+        let bytes = match self.nats.get_mut(&from) {
+            None => bytes,
+            Some(nat) => match nat.outward(self.now, &bytes) {
+                None => return,
+                Some(translated) => translated,
+            },
+        };
+        self.trace.bytes(self.now, from, Kind::Underlay, &bytes);
         let Some(to) = to else { return };
         for delay in self.underlay.carry(from, to) {
             self.queue.push(

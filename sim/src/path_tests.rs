@@ -249,6 +249,21 @@ fn plaintext_on_the_underlay_ends_the_run() {
 }
 
 #[test]
+fn a_nat_in_front_of_a_node_hides_nothing() {
+    let mut sim = pair(&[Fault {
+        op: OpKind::SetFirewall,
+        kind: FaultKind::Lie,
+        times: 100,
+    }]);
+    sim.set_nat(0, Duration::from_secs(30), None);
+    // Without its firewall the node does not translate what the pod sends. The NAT would, and this end may see a marker.
+    let outside = sim.config.reached_outside()[0];
+    sim.send_probe(0, pod(0), outside, ProbeKind::Udp, 100);
+    let violation = sim.run_for(Duration::from_secs(1)).unwrap_err();
+    assert_eq!(violation.node, Some("node-1".into()));
+}
+
+#[test]
 fn the_firewall_holds_where_the_routes_lie() {
     let mut sim = pair(&[Fault {
         op: OpKind::SetRoute,
