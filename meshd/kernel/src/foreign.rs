@@ -32,7 +32,7 @@ pub(crate) struct Foreign {
     tables: HashMap<u32, Places>,
 }
 
-/// Destination and metric: no two routes of a table have the same place. With whose it is.
+/// Destination and metric, with whose it is; of several in one place, of which one is enough to keep ours away.
 type Places = HashMap<(IpNetwork, u32), u8>;
 
 impl Foreign {

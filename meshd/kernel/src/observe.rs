@@ -71,7 +71,7 @@ fn names(links: &[LinkMessage]) -> HashMap<u32, String> {
 type Peers = BTreeMap<meshd_model::PublicKey, meshd_model::kernel::PeerState>;
 
 /// A device whose process is gone shows as one without key and peers: it has to be set again. One that is only slow
-/// has them still: to give a thousand peers again would make it slower.
+/// or changes while it is read has them still: to give a thousand peers again would make it slower.
 async fn observe_device(
     config: &DriverConfig,
     link: &LinkMessage,
@@ -81,7 +81,9 @@ async fn observe_device(
     let kind = device::kind_of(link.kind());
     let tunnel = match device::tunnel(config, kind).await {
         Ok(tunnel) => tunnel,
-        Err(e) if e.errno == Some(libc::ETIMEDOUT) && !first => return Err(e),
+        Err(e) if !first && matches!(e.errno, Some(libc::ETIMEDOUT | libc::EINTR | libc::EMSGSIZE)) => {
+            return Err(e);
+        }
         Err(e) => {
             tracing::warn!(device = config.device, "{e}");
             device::Tunnel::default()
