@@ -128,6 +128,8 @@ impl Recorder {
         let mut bytes = Vec::with_capacity(256);
         frame::append(&mut bytes, record)
             .map_err(|error| tracing::error!(%error, "the recording loses a record"))?;
+        // The queue counts what is in it; room made for more would be beside that.
+        bytes.shrink_to_fit();
         let size = size(&bytes);
         self.shared.queued.fetch_add(size, Ordering::Relaxed);
         self.queue.send(Message::Frame(bytes)).map_err(|_| {

@@ -151,6 +151,8 @@ impl Writer {
         match self.try_begin(agent) {
             Ok(open) => {
                 self.segment = Some(open);
+                // What is written to the one before asks for another as soon as that is full: this is it.
+                self.shared.wants_segment.store(false, Ordering::Relaxed);
                 self.lost = 0;
                 self.retry = None;
             }
