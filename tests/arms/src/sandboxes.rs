@@ -205,11 +205,20 @@ fn left_is_named() -> Result<(), Trouble> {
 fn beside_is_not_left() -> Result<(), Trouble> {
     with_folder(|folder| {
         let mut first = Sandbox::start("passing", &(), folder)?;
-        let former = first.message();
+        let former = first.message().context("the first has passed nothing on")?;
         with_folder(|beside| {
             let mut second = Sandbox::start("reusing", &former, beside)?;
-            if second.message() != Some(true.into()) {
-                println!("this kernel gives no number again so soon: the trial proves nothing");
+            match second.message() {
+                Some(serde_json::Value::Bool(true)) => {}
+                Some(serde_json::Value::Bool(false)) => {
+                    println!("this kernel gives no number again so soon: the trial proves nothing");
+                }
+                other => {
+                    let ended = second.finish().failure;
+                    return Err(Trouble::Failed(format!(
+                        "the second said {other:?}, and {ended:?}"
+                    )));
+                }
             }
             nothing_is_left(&first.stop())?;
             nothing_is_left(&second.stop())

@@ -147,6 +147,8 @@ fn reap(child: &mut Child) -> std::io::Result<ExitStatus> {
 pub struct Sandbox {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// What the entry is given, and waits for.
+    input: String,
     lines: BufReader<ChildStdout>,
     folder: PathBuf,
     before: remains::Before,
@@ -187,6 +189,8 @@ impl Sandbox {
             .append(true)
             .open(folder.join(LOG))
             .with_context(|| format!("open {} in {}", LOG, folder.display()))?;
+        let mut text = serde_json::to_string(input).context("the sandbox's input")?;
+        text.push('\n');
         let before = remains::Before::look();
         let mut child = Command::new("/proc/self/exe")
             .arg0("meshd-sandbox")
@@ -200,15 +204,12 @@ impl Sandbox {
             .spawn()
             .context("start the own program again for the sandbox")?;
         running().push(child.id());
-        let mut stdin = child.stdin.take().context("the sandbox has no stdin")?;
+        let stdin = child.stdin.take().context("the sandbox has no stdin")?;
         let stdout = child.stdout.take().context("the sandbox has no stdout")?;
-        let mut text = serde_json::to_string(input).context("the sandbox's input")?;
-        text.push('\n');
-        // A sandbox that was refused may be gone by now; its own words say why.
-        let _ = stdin.write_all(text.as_bytes());
         Ok(Self {
             child,
             stdin: Some(stdin),
+            input: text,
             lines: BufReader::new(stdout),
             folder,
             before,
@@ -235,6 +236,11 @@ impl Sandbox {
             Line::Init(pid) => {
                 self.init = Some(*pid);
                 self.held = remains::Held::of(*pid);
+                // Only now: before, the sandbox could be over, and its namespaces gone.
+                if let Some(stdin) = &mut self.stdin {
+                    // One that was refused may be gone by now; its own words say why.
+                    let _ = stdin.write_all(self.input.as_bytes());
+                }
             }
             Line::Namespace => self.namespaces += 1,
             Line::Failed(why) => self.failure = Some(why.clone()),
