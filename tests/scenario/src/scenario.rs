@@ -129,6 +129,11 @@ impl Scenario {
             let reason = format!("behind-nat: there is no node {}", nat.node);
             return Err(ScenarioError::Shape(reason));
         }
+        let numbers: BTreeSet<usize> = raw.behind_nat.iter().map(|nat| nat.node).collect();
+        if numbers.len() < raw.behind_nat.len() {
+            let reason = "behind-nat: a node has one NAT: name each once".to_owned();
+            return Err(ScenarioError::Shape(reason));
+        }
         Ok(Scenario {
             name: raw.name,
             about: raw.about,
@@ -165,13 +170,14 @@ fn read_step(number: usize, step: serde_json::Value) -> Result<Step, ScenarioErr
 }
 
 fn check_node(number: usize, step: &Step, nodes: usize) -> Result<(), ScenarioError> {
-    match step.node() {
-        Some(node) if node == 0 || node > nodes => Err(ScenarioError::Step {
+    let named = [step.node(), step.control()].into_iter().flatten();
+    match named.into_iter().find(|node| *node == 0 || *node > nodes) {
+        Some(node) => Err(ScenarioError::Step {
             number,
             step: step.name(),
             reason: format!("there is no node {node}: the scenario has nodes 1 to {nodes}"),
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -253,6 +259,14 @@ mod tests {
         refused(
             "name: t\nbehind-nat:\n- node: 4\n  forgets: 1s\nsteps: []\n",
             "behind-nat: there is no node 4",
+        );
+        refused(
+            "name: t\nbehind-nat:\n- node: 1\n  forgets: 1s\n- node: 1\n  forgets: 2s\nsteps: []\n",
+            "name each once",
+        );
+        refused(
+            "name: t\nsteps:\n- do: behind-nat\n  node: 1\n  control: 4\n  silence: 1s\n  within: 1s\n",
+            "there is no node 4",
         );
     }
 }

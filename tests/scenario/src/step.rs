@@ -231,4 +231,13 @@ impl Step {
             _ => None,
         }
     }
+
+    /// The number of the node beside which it is judged, if there is one.
+    #[must_use]
+    pub fn control(&self) -> Option<usize> {
+        match *self {
+            Step::BehindNat { control, .. } => Some(control),
+            _ => None,
+        }
+    }
 }
