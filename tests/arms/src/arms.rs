@@ -2,12 +2,11 @@
 
 use libtest_mimic::{Completion, Failed, Trial};
 use meshd_lab::sandbox::StartError;
+use meshd_skip::{VARIABLE, is_required};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Names the arms that must run.
-pub(crate) const VARIABLE: &str = "MESHD_REQUIRE_ARMS";
 /// All that there are, also those that other test binaries run.
 const KNOWN: [&str; 5] = ["sim", "netns", "kubernetes", "boringtun", "helm"];
 
@@ -83,10 +82,6 @@ fn required() -> Vec<String> {
         .filter(|t| !t.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-fn is_required(arm: &str) -> bool {
-    required().iter().any(|r| r == arm)
 }
 
 /// How long each arm took, building of programs left out.

@@ -6,12 +6,12 @@
 mod arms;
 mod bad_days;
 mod command_line;
-mod first_light;
 mod kubernetes;
 mod plain;
 mod programs;
 mod sandboxed;
 mod sandboxes;
+mod scenarios;
 
 use libtest_mimic::{Arguments, Trial};
 use meshd_lab::sandbox::{self, Entry};
@@ -65,7 +65,7 @@ fn trials() -> Vec<Trial> {
     let mut trials = vec![arms::required_are_known()];
     trials.extend(sandboxes::trials());
     trials.extend(plain::trials());
-    trials.extend(first_light::trials());
+    trials.extend(scenarios::trials());
     trials.extend(bad_days::trials());
     trials.extend(command_line::trials());
     trials

@@ -1,10 +1,12 @@
 //! A cluster of `hack/kubernetes`: brought up, talked to, and taken down however this process ends.
 
 use crate::command;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use meshd_model::NodeName;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -69,6 +71,8 @@ pub struct Lab {
     nodes: Vec<NodeName>,
     shape: Shape,
     reaper: Option<Reaper>,
+    /// Held as long as the cluster is up, if it was brought up here.
+    _lock: Option<Flock<File>>,
 }
 
 impl Lab {
@@ -98,19 +102,21 @@ impl Lab {
             },
             second_nic: value("SECOND_NIC") == Some("1"),
         };
-        Ok(Self::of(name, shape, None))
+        Ok(Self::of(name, shape, None, None))
     }
 
-    fn of(name: &str, shape: Shape, reaper: Option<Reaper>) -> Self {
+    fn of(name: &str, shape: Shape, reaper: Option<Reaper>, lock: Option<Flock<File>>) -> Self {
         Self {
             name: name.to_owned(),
             nodes: (1..=shape.nodes).map(|n| NodeName(format!("n{n}"))).collect(),
             shape,
             reaper,
+            _lock: lock,
         }
     }
 
     fn start(name: &str, shape: Shape) -> Result<Self> {
+        let lock = lock(name)?;
         verb(name, &["down"], "", VERB)?;
         // From before there is anything to be left.
         let reaper = Reaper::start(name)?;
@@ -120,7 +126,7 @@ impl Lab {
             arguments.push("--second-nic");
         }
         verb(name, &arguments, "", UP)?;
-        Ok(Self::of(name, shape, Some(reaper)))
+        Ok(Self::of(name, shape, Some(reaper), Some(lock)))
     }
 
     /// Takes the cluster down. An error names what is left.
@@ -254,6 +260,16 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Resul
 fn state(name: &str) -> PathBuf {
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
     folder.join(format!("meshd-kubernetes-{name}"))
+}
+
+/// Keeps another run from taking this one's cluster for one that was left behind.
+fn lock(name: &str) -> Result<Flock<File>> {
+    let path = state(name).with_extension("lock");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow!("another run has the cluster {name}: wait for its end"),
+        other => anyhow!("lock {}: {other}", path.display()),
+    })
 }
 
 /// The repository's root.

@@ -69,6 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "meshd-apiserver",
             "meshd-apiserver-http",
             "meshd-kubernetes-arm",
+            "meshd-skip",
             "meshd",
         ],
     ),
@@ -78,7 +79,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("meshd-vm", &["meshd-model", "meshd-lab", "meshd-scenario"]),
     ("meshd-skip", &[]),
-    ("meshd-control-plane", &[]),
+    ("meshd-control-plane", &["meshd-skip"]),
     (
         "meshd-scale",
         &[

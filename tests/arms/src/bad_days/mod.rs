@@ -9,7 +9,7 @@ mod state;
 pub(crate) use socket::helper;
 
 use crate::arms::{Trouble, trial};
-use crate::{first_light, programs, sandboxed};
+use crate::{programs, sandboxed, scenarios};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use meshd_lab::plan::both;
@@ -37,8 +37,8 @@ pub(crate) fn entries() -> Vec<Entry> {
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("netns", "bad_days", || first_light::on_netns(BAD_DAYS)),
-        trial("sim", "bad_days", || first_light::on_sim(BAD_DAYS)),
+        trial("netns", "bad_days", || scenarios::on_netns(BAD_DAYS)),
+        trial("sim", "bad_days", || scenarios::on_sim(BAD_DAYS)),
         trial("netns", "daemons_and_devices_are_killed_again_and_again", || {
             on_lab("kills")
         }),

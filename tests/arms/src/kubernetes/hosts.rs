@@ -9,7 +9,6 @@ use meshd_scenario::Arm;
 use std::time::Duration;
 
 const AGAIN: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Gives each new interface of a pod another MAC as soon as it is there, as a rule of udev's would, and prints its
 /// number; another process of the node, which goes on until it is killed.
 const OTHER_HAND: &str = r#"
@@ -64,7 +63,7 @@ fn under_another_hand(cluster: &mut Cluster, node: &NodeName) -> Result<usize> {
         Ok(said.lines().map(str::to_owned).collect())
     };
     // It listens once it has changed this one.
-    wait_for("the other hand to begin", PATIENCE, || {
+    wait_for("the other hand to begin", AGAIN, || {
         let lab = cluster.arm.lab();
         let add = [
             "ip",
@@ -92,16 +91,20 @@ fn under_another_hand(cluster: &mut Cluster, node: &NodeName) -> Result<usize> {
         !of_pods.is_empty(),
         "void: no MAC of a pod's interface was changed"
     );
-    let links = cluster.arm.lab().node(node, &["ip", "-oneline", "link"])?;
-    for line in &of_pods {
-        let (name, mac) = line
-            .split_once(' ')
-            .with_context(|| format!("{line} names no MAC"))?;
-        ensure!(
-            links.contains(name) && !links.contains(mac),
-            "{name} has the MAC {mac} of the other hand"
-        );
-    }
+    // The other hand may have been the slower one.
+    wait_for("the MACs to be set back", AGAIN, || {
+        let links = cluster.arm.lab().node(node, &["ip", "-oneline", "link"])?;
+        for line in &of_pods {
+            let (name, mac) = line
+                .split_once(' ')
+                .with_context(|| format!("{line} names no MAC"))?;
+            ensure!(
+                links.contains(name) && !links.contains(mac),
+                "{name} has the MAC {mac} of the other hand"
+            );
+        }
+        Ok(Some(()))
+    })?;
     cluster.arm.delete_pods(&pods)?;
     Ok(of_pods.len())
 }

@@ -1,7 +1,7 @@
 //! What happens to a cluster over time: scaling, restarts, upgrades, drains, nodes that go and come.
 
 use super::Cluster;
-use super::traffic::{everyone_reaches_everyone, one_each, under_traffic, undisturbed};
+use super::traffic::{everyone_reaches_everyone, nothing_in_the_clear, one_each, under_traffic, undisturbed};
 use anyhow::{Context, Result, bail, ensure};
 use meshd_kubernetes_arm::{Image, NAMESPACE, wait_for};
 use meshd_model::NodeName;
@@ -149,10 +149,6 @@ pub(super) fn values_changed(cluster: &mut Cluster) -> Result<()> {
     let pods = one_each(cluster, "values")?;
     let lab = cluster.arm.lab();
     lab.service(&node, "kube-proxy", "stop")?;
-    lab.node(
-        &node,
-        &["nft", "delete table ip kube-proxy; delete table ip6 kube-proxy"],
-    )?;
     let outcome = without_kube_proxy(cluster, &node, &pods);
     cluster.arm.lab().service(&node, "kube-proxy", "start")?;
     outcome?;
@@ -160,6 +156,8 @@ pub(super) fn values_changed(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn without_kube_proxy(cluster: &mut Cluster, node: &NodeName, pods: &[Pod]) -> Result<()> {
+    let tables = "delete table ip kube-proxy; delete table ip6 kube-proxy";
+    cluster.arm.lab().node(node, &["nft", tables])?;
     let by_service = "curl --insecure --silent --max-time 2 https://10.96.0.1/readyz || echo unreachable";
     let said = cluster.arm.lab().node(node, &["sh", "-c", by_service])?;
     ensure!(
@@ -187,7 +185,6 @@ fn without_kube_proxy(cluster: &mut Cluster, node: &NodeName, pods: &[Pod]) -> R
 /// and nothing leaves it in the clear.
 pub(super) fn device_deleted(cluster: &mut Cluster) -> Result<()> {
     let pods = one_each(cluster, "device")?;
-    cluster.arm.send_control_marker()?;
     let (tally, ()) = under_traffic(cluster, &pods, |cluster| {
         let delete = [
             "-n",
@@ -211,13 +208,7 @@ pub(super) fn device_deleted(cluster: &mut Cluster) -> Result<()> {
         away < DEVICE_AWAY && tally.broken.is_empty(),
         "away for {away:?}: {tally:?}"
     );
-    let seen = cluster.arm.underlay()?;
-    let clear = seen.pod_addresses + seen.markers;
-    ensure!(
-        seen.control_markers > 0 && seen.drops == 0,
-        "void: the capture says {seen:?}"
-    );
-    ensure!(clear == 0, "in the clear: {}", seen.offenders.join("; "));
+    nothing_in_the_clear(&mut cluster.arm)?;
     cluster.arm.delete_pods(&pods)
 }
 

@@ -10,7 +10,7 @@ mod uninstall;
 mod workloads;
 
 use crate::arms::{Trouble, trial};
-use crate::first_light::{OUTSIDE, judge, table_is_true};
+use crate::scenarios::{OUTSIDE, judge, table_is_true};
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
 use meshd_kubernetes_arm::{Family, Image, KubernetesArm, Lab, Shape, StartError, TAG};
@@ -106,16 +106,24 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// What this machine lacks for a trial.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unable(String);
+
 /// A trial on a shared cluster. Where it fails, the cluster's logs are kept.
 fn on_cluster(shape: Shape, name: &'static str, body: fn(&mut Cluster) -> Result<()>) -> Trial {
     trial("kubernetes", name, move || {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.become_one_of(shape);
         match &mut *shared {
-            Shared::Up(cluster) => body(cluster).map_err(|error| {
-                let trouble = keep_logs(cluster, name, &error);
-                cluster.arm.clear();
-                trouble
+            Shared::Up(cluster) => body(cluster).map_err(|error| match error.downcast::<Unable>() {
+                Ok(Unable(why)) => Trouble::Unable(why),
+                Err(error) => {
+                    let trouble = keep_logs(cluster, name, &error);
+                    cluster.arm.clear();
+                    trouble
+                }
             }),
             Shared::No(_, Ok(unable)) => Err(Trouble::Unable(unable.clone())),
             Shared::No(_, Err(failed)) => Err(Trouble::Failed(failed.clone())),
@@ -166,6 +174,7 @@ fn attach(name: &str, shape: Shape) -> Result<Option<Cluster>> {
     }
     let folder = TempDir::with_prefix("meshd-images-").context("make a folder")?;
     let image = Image::build(TAG, folder.path())?;
+    lab.install(&image)?;
     let arm = KubernetesArm::new(lab)?;
     Ok(Some(Cluster { arm, image, folder }))
 }

@@ -1,7 +1,7 @@
 //! Nodes with two interfaces, whose tunnels use the second.
 
 use super::Cluster;
-use super::traffic::{everyone_reaches_everyone, one_each, undisturbed};
+use super::traffic::{everyone_reaches_everyone, nothing_in_the_clear, one_each, undisturbed};
 use anyhow::{Context, Result, bail, ensure};
 use meshd_kubernetes_arm::Lab;
 use meshd_scenario::Arm;
@@ -15,9 +15,11 @@ const COUNT: &str = "add table inet counting; delete table inet counting; add ta
     add rule inet counting out oifname eth1 udp dport 51820 counter";
 /// With its carrier the interface loses its address and routes; whoever manages the node's network gives them back.
 const DOWN_AND_UP: &str = r#"
+    set -e
     address=$(ip -6 -oneline address show dev eth0 scope global | awk '{print $4}')
     gateway=$(ip -6 route show default | awk '{print $3}')
     ip link set eth0 down
+    ip -oneline link show dev eth0 | grep -q 'state DOWN'
     sleep 1
     ip link set eth0 up
     ip -6 address replace "$address" dev eth0 nodad
@@ -46,9 +48,7 @@ pub(super) fn second(cluster: &mut Cluster) -> Result<()> {
         "by the first and the second interface of each node left {left:?}"
     );
     println!("    by the first and the second interface of each node left {left:?}");
-    let seen = cluster.arm.underlay()?;
-    let clear = seen.pod_addresses + seen.markers;
-    ensure!(clear == 0, "in the clear: {}", seen.offenders.join("; "));
+    nothing_in_the_clear(&mut cluster.arm)?;
     cluster.arm.delete_pods(&pods)
 }
 

@@ -179,3 +179,22 @@ pub(super) fn reach(arm: &mut KubernetesArm, probes: Vec<Probe>, within: Duratio
     })
     .context("not everyone reaches everyone")
 }
+
+/// Of all that was captured since the cluster came up, nothing is a pod's. Void if the capture has lost packets, or does not
+/// see what is sent in the clear on purpose.
+pub(super) fn nothing_in_the_clear(arm: &mut KubernetesArm) -> Result<()> {
+    arm.send_control_marker()?;
+    let seen = arm.underlay()?;
+    let counts = seen.control_markers > 0 && seen.drops == 0 && seen.wireguard > 0;
+    ensure!(counts, "void: the capture says {seen:?}");
+    ensure!(
+        seen.pod_addresses == 0 && seen.markers == 0,
+        "in the clear: {}",
+        seen.offenders.join("; ")
+    );
+    println!(
+        "    {} packets captured, {} of them WireGuard, none in the clear",
+        seen.packets, seen.wireguard
+    );
+    Ok(())
+}

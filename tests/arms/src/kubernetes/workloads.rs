@@ -1,7 +1,7 @@
 //! What users run: Deployments, DaemonSets, Services of every kind, names, probes, exec, logs.
 
 use super::Cluster;
-use super::traffic::{everyone_reaches_everyone, probes_between, reach};
+use super::traffic::{everyone_reaches_everyone, nothing_in_the_clear, probes_between, reach};
 use anyhow::{Context, Result, ensure};
 use meshd_kubernetes_arm::{Family, KubernetesArm, NAMESPACE, wait_for};
 use meshd_lab::netns::Netns;
@@ -27,7 +27,6 @@ const HOST_NETWORK_PORT: u16 = 18080;
 /// A Deployment and a DaemonSet run, and are reached in every way that Kubernetes has.
 pub(super) fn run(cluster: &mut Cluster) -> Result<()> {
     let arm = &mut cluster.arm;
-    arm.send_control_marker()?;
     let manifests = match arm.lab().family() {
         Family::Dual => MANIFESTS.to_owned(),
         Family::Ipv6 => MANIFESTS.replace("RequireDualStack", "SingleStack"),
@@ -259,22 +258,6 @@ fn kubelets(arm: &KubernetesArm, web: &[String]) -> Result<()> {
         let log = kubectl(arm, &["logs", name])?;
         ensure!(log.contains("Started HTTP server"), "the log of {name}: {log}");
     }
-    Ok(())
-}
-
-fn nothing_in_the_clear(arm: &mut KubernetesArm) -> Result<()> {
-    let seen = arm.underlay()?;
-    let counts = seen.control_markers > 0 && seen.drops == 0 && seen.wireguard > 0;
-    ensure!(counts, "void: the capture says {seen:?}");
-    ensure!(
-        seen.pod_addresses == 0 && seen.markers == 0,
-        "in the clear: {}",
-        seen.offenders.join("; ")
-    );
-    println!(
-        "    {} packets captured, {} of them WireGuard, none in the clear",
-        seen.packets, seen.wireguard
-    );
     Ok(())
 }
 

@@ -9,10 +9,10 @@ use meshd_lab::scenario::{self, Order};
 use meshd_scenario::{Proof, Report, Scenario};
 use meshd_sim::Config;
 
-/// Runs on every arm.
+/// Runs where the arm makes its own nodes and devices.
 const ENDPOINTS: &str = include_str!("../scenarios/endpoints.yaml");
 
-/// These run where the arm makes its own nodes.
+/// These, too.
 const BEHIND_NAT: &str = include_str!("../scenarios/behind-nat.yaml");
 
 const SECOND_INTERFACE: &str = include_str!("../scenarios/second-interface.yaml");
