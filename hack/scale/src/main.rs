@@ -3,12 +3,11 @@
 //! ```text
 //! etcd, kube-apiserver        real; 1,000 Node objects with annotations and real keys
 //!   ▲ counting proxy          every byte of the joining daemon
-//! meshd, meshd-wg             release binaries, one node, everything in a network namespace of this process's own
+//! meshd, meshd-wg             the image's programs, one node, everything in a network namespace of this process's own
 //!   └─ recording              when the daemon was told what, and what it did: nothing is polled while it works
 //! ```
 //!
-//! `cargo build --release --package meshd --package meshd-wireguard --bins`, then
-//! `MESHD_KUBERNETES_BIN=... cargo run --release --package meshd-scale -- --nodes 1000`. Root only; iproute2 is needed.
+//! BENCHMARKS.md has the command. Root only; iproute2 is needed.
 
 mod cluster;
 mod joiner;
