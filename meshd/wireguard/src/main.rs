@@ -10,6 +10,7 @@
 
 mod args;
 mod background;
+mod checksum;
 mod clock;
 mod control;
 mod links;

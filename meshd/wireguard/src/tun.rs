@@ -1,5 +1,6 @@
 //! The TUN interface: packets between the kernel's routes and the device.
 
+use crate::checksum;
 use crate::links;
 use crate::standby::link_kind;
 use anyhow::{Context, bail};
@@ -107,7 +108,12 @@ impl Tun {
             .device
             .recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0);
         match read {
-            Ok(count) => Ok(Read::Packets(count)),
+            Ok(count) => {
+                for (packet, size) in self.segments.iter_mut().zip(&self.sizes).take(count) {
+                    checksum::mend_udp(&mut packet[..*size]);
+                }
+                Ok(Read::Packets(count))
+            }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EAGAIN | Errno::EINTR) => Ok(Read::Empty),
                 Some(Errno::EBADFD | Errno::ENODEV) => Ok(Read::Gone),
