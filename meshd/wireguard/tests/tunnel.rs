@@ -5,7 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::traffic::{echo, overlay, passes, stream};
+use support::traffic::{echo, overlay, passes, passes_with_a_zero, stream};
 use support::{IFNAME, Lab, Node, Process, isolated, meshd_wg, meshd_wg_at, setup};
 
 /// Both families, small and large, TCP both ways.
@@ -183,6 +183,22 @@ fn segments_of_a_stream_are_written_together() {
             bytes > 10_000_000 && bytes / packets > 3000,
             "{bytes} bytes in {packets} packets"
         );
+    });
+}
+
+/// A UDP checksum that comes out as zero is sent as 0xFFFF: over IPv6 the receiver drops a zero (RFC 8200, section 8.1).
+#[test]
+fn a_checksum_that_comes_out_as_zero_passes() {
+    isolated("a_checksum_that_comes_out_as_zero_passes", |lab| {
+        let devices = [Process::start(&lab.a), Process::start(&lab.b)];
+        for (device, node) in devices.iter().zip([&lab.a, &lab.b]) {
+            device.set(&setup(node, false));
+            node.overlay();
+        }
+        let from = overlay(1)[1];
+        let to = echo(&lab.b, overlay(2)[1]);
+        assert!(passes(&lab.a, from, to), "others pass");
+        assert!(passes_with_a_zero(&lab.a, from, to));
     });
 }
 

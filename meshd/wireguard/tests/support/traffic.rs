@@ -35,18 +35,40 @@ pub fn passes(node: &Node, from: IpAddr, to: SocketAddr) -> bool {
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         [1, 64, 1000, 1370]
             .into_iter()
-            .all(|length| comes_back(&socket, to, length))
+            .map(|length| (0..length).map(|i| (i * 7 + length) as u8).collect())
+            .all(|sent: Vec<u8>| comes_back(&socket, to, &sent))
     })
 }
 
-fn comes_back(socket: &UdpSocket, to: SocketAddr, length: usize) -> bool {
-    let sent: Vec<u8> = (0..length).map(|i| (i * 7 + length) as u8).collect();
+/// Whether a payload comes back from an echo over IPv6 that makes the checksum zero, there and back: the sum does not depend
+/// on who is the sender.
+pub fn passes_with_a_zero(node: &Node, from: IpAddr, to: SocketAddr) -> bool {
+    node.run(move || {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let ends = [socket.local_addr().unwrap(), to];
+        let words = ends.map(|end| match end.ip() {
+            IpAddr::V6(address) => {
+                address.segments().into_iter().map(u32::from).sum::<u32>() + u32::from(end.port())
+            }
+            IpAddr::V4(_) => panic!("zero is right over IPv4"),
+        });
+        // The payload's length stands in the pseudo header and in the datagram's own.
+        let mut sum = words[0] + words[1] + 17 + 2 * (8 + 2);
+        while sum > 0xFFFF {
+            sum = (sum >> 16) + (sum & 0xFFFF);
+        }
+        comes_back(&socket, to, &(0xFFFF - sum as u16).to_be_bytes())
+    })
+}
+
+fn comes_back(socket: &UdpSocket, to: SocketAddr, sent: &[u8]) -> bool {
     let mut buffer = [0; 2048];
     let end = Instant::now() + Duration::from_secs(2);
     while Instant::now() < end {
-        let _ = socket.send_to(&sent, to);
+        let _ = socket.send_to(sent, to);
         if let Ok((count, _)) = socket.recv_from(&mut buffer)
-            && buffer[..count] == sent
+            && buffer[..count] == *sent
         {
             return true;
         }
