@@ -1,7 +1,7 @@
 //! The same seed is the same run: in two processes, and in a debug and an optimised build.
 
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const NODES: &str = "5";
@@ -37,26 +37,16 @@ fn optimised() -> Vec<String> {
 
 /// Builds the example; a copy of it, because the next build has the same path.
 fn build(settings: &[String], copy: &Path) {
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--message-format", "json"])
-        // The whole workspace: a part of it would have other features, and compile its dependencies again.
-        .args(["--workspace", "--example", "first-light"])
-        .args(settings)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo can be run");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let messages = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut executables = messages.filter(|m| m.pointer("/target/name") == Some(&"first-light".into()));
-    let found = executables.find_map(|m| m["executable"].as_str().map(PathBuf::from));
-    let found = found.expect("cargo names the example's executable");
+    // The whole workspace: a part of it would have other features, and compile its dependencies again.
+    let base = ["--quiet", "--workspace", "--example", "first-light"];
+    let arguments: Vec<&str> = base
+        .into_iter()
+        .chain(settings.iter().map(String::as_str))
+        .collect();
+    let built = meshd_programs::build("build", &arguments).expect("the example builds");
+    let found = built
+        .get("first-light")
+        .expect("cargo names the example's executable");
     std::fs::copy(found, copy).expect("an executable can be copied");
 }
 

@@ -1,13 +1,13 @@
 //! `cargo demo`: builds all programs in release, and becomes `meshctl demo` with them. Arguments are passed on:
 //! `cargo demo -- --nodes 5 --json`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     match run() {
@@ -22,13 +22,12 @@ fn main() -> ExitCode {
 fn run() -> Result<std::convert::Infallible> {
     eprintln!("building the programs (release); the first time this takes minutes");
     // One command for all, so that each dependency is built once.
-    let mut programs = build(&[
-        "build",
+    let packages = [
         "--package=meshd",
         "--package=meshd-wireguard",
         "--package=meshd-ctl",
-        "--bins",
-    ])?;
+    ];
+    let mut programs = build("build", &[&packages[..], &["--bins"]].concat())?;
     programs.extend(plugin()?);
     let folder = together(&programs)?;
     let meshctl = folder.join("meshctl");
@@ -49,16 +48,16 @@ fn passed_on(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = 
 
 /// The plugin: static, so that it runs on any host whose runtime starts it, unless this machine cannot link so.
 fn plugin() -> Result<Programs> {
-    let base = ["rustc", "--package=meshd-cni", "--bin=meshd-cni"];
+    let base = ["--package=meshd-cni", "--bin=meshd-cni"];
     // Only the plugin itself is built with other flags: what it depends on is shared.
     let linked = [&base[..], &["--", "-C", "target-feature=+crt-static"]].concat();
     match has_static_libc() {
-        true => build(&linked),
+        true => build("rustc", &linked),
         false => {
             eprintln!(
                 "this machine has no libc.a (package libc6-dev or glibc-static): meshd-cni is linked dynamically"
             );
-            build(&base)
+            build("rustc", &base)
         }
     }
 }
@@ -74,43 +73,14 @@ fn has_static_libc() -> bool {
 
 type Programs = BTreeMap<String, PathBuf>;
 
-fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-/// Runs cargo in release, and reads from its messages where it put the programs.
-fn build(arguments: &[&str]) -> Result<Programs> {
-    let (verb, rest) = arguments.split_first().context("no verb for cargo")?;
-    let output = Command::new(cargo())
-        .arg(verb)
-        .args(["--release", "--message-format=json-render-diagnostics"])
-        .args(rest)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .context("run cargo")?;
-    if !output.status.success() {
-        bail!("cargo {} ended with {}", arguments.join(" "), output.status);
-    }
-    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
-}
-
-fn executables(messages: &str) -> Programs {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact")
-        .filter_map(|message| {
-            let path = message["executable"].as_str()?;
-            Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
-        })
-        .collect()
+/// In release.
+fn build(verb: &str, arguments: &[&str]) -> Result<Programs> {
+    meshd_programs::build(verb, &[&["--release"], arguments].concat())
 }
 
 fn target_folder() -> Result<PathBuf> {
-    let output = Command::new(cargo())
+    let output = meshd_programs::cargo()
         .args(["metadata", "--format-version=1", "--no-deps"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("run cargo metadata")?;
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata prints no JSON")?;
@@ -146,18 +116,5 @@ mod tests {
         assert_eq!(of(&["--", "--json"]), ["--json"]);
         assert_eq!(of(&["--nodes", "5", "--"]), ["--nodes", "5", "--"]);
         assert!(of(&["--"]).is_empty());
-    }
-
-    #[test]
-    fn programs_are_read_from_cargos_messages() {
-        let messages = concat!(
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"lib\"},\"executable\":null}\n",
-            "not JSON\n",
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"meshd\"},\"executable\":\"/t/meshd\"}\n",
-            "{\"reason\":\"build-finished\",\"success\":true}\n",
-        );
-        let programs = executables(messages);
-        assert_eq!(programs.len(), 1);
-        assert_eq!(programs["meshd"], Path::new("/t/meshd"));
     }
 }

@@ -1,12 +1,9 @@
 //! Builds the programs that the labs run: `cargo test` gives a package no programs of other packages.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use meshd_lab::Binaries;
 use meshd_lab::binaries::VARIABLE;
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -39,25 +36,9 @@ fn build() -> Result<Binaries> {
     if std::env::var_os(VARIABLE).is_some() {
         return Binaries::find();
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        // The whole workspace: a part of it would have other features, and build its dependencies again.
-        .args([
-            "build",
-            "--quiet",
-            "--workspace",
-            "--bins",
-            "--message-format=json-render-diagnostics",
-        ])
-        .args(["--profile", profile()])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .context("run cargo to build the programs")?;
-    if !output.status.success() {
-        bail!("cargo build --workspace --bins ended with {}", output.status);
-    }
-    let programs = executables(&String::from_utf8_lossy(&output.stdout));
+    // The whole workspace: a part of it would have other features, and build its dependencies again.
+    let arguments = ["--quiet", "--workspace", "--bins", "--profile", profile()];
+    let programs = meshd_programs::build("build", &arguments)?;
     let program = |name: &str| {
         let path = programs.get(name).cloned();
         path.with_context(|| format!("cargo built no program {name}"))
@@ -67,19 +48,6 @@ fn build() -> Result<Binaries> {
         meshd_wg: program("meshd-wg")?,
         meshd_cni: program("meshd-cni")?,
     })
-}
-
-/// Programs by name, from cargo's messages.
-fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact")
-        .filter_map(|message| {
-            let path = message["executable"].as_str()?;
-            Some((message["target"]["name"].as_str()?.to_owned(), path.into()))
-        })
-        .collect()
 }
 
 /// The tests are in `target/FOLDER/deps/`.

@@ -58,7 +58,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "meshd-ctl",
         &["meshd-model", "meshd-sim", "meshd-lab", "meshd-scenario"],
     ),
-    ("meshd-demo", &[]),
+    ("meshd-demo", &["meshd-programs"]),
+    ("meshd-programs", &[]),
     (
         "meshd-arms",
         &[
@@ -70,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "meshd-apiserver-http",
             "meshd-kubernetes-arm",
             "meshd-skip",
+            "meshd-programs",
             "meshd",
         ],
     ),
