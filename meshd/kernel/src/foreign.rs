@@ -5,6 +5,7 @@ use crate::error::{Context, Result};
 use crate::watch::only_from;
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{ROUTE_PROTOCOL, Route as Wanted};
+use meshd_model::net::canonical;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
@@ -53,7 +54,7 @@ impl Foreign {
                 unknown.insert(there.iter().filter_map(foreign).collect())
             }
         };
-        Ok(places.get(&(place(route.dst), route.metric)).copied())
+        Ok(places.get(&(canonical(route.dst), route.metric)).copied())
     }
 
     /// Whether anybody but this socket has changed a route since this was asked last.
@@ -100,11 +101,6 @@ fn foreign(message: &RouteMessage) -> Option<((IpNetwork, u32), u8)> {
         IpAddr::from([0; 16])
     };
     let dst = IpNetwork::new(message.destination().copied().unwrap_or(any), message.dst_len()).ok()?;
-    let place = (place(dst), message.priority().unwrap_or(0));
+    let place = (canonical(dst), message.priority().unwrap_or(0));
     Some((place, message.protocol().number()))
-}
-
-/// Without bits of the host.
-fn place(dst: IpNetwork) -> IpNetwork {
-    IpNetwork::new(dst.network(), dst.prefix()).unwrap_or(dst)
 }
