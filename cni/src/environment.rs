@@ -1,7 +1,7 @@
 //! The `CNI_*` variables (CNI specification 1.1.0, section 2, "Parameters").
 
 use crate::{error, quoted};
-use meshd_model::cni::{Add, CniError, code};
+use meshd_model::cni::{Add, CniError, Wants, code};
 use meshd_model::kernel::IFNAME_MAX;
 use meshd_model::{AttachmentId, PodRef};
 use std::ffi::OsString;
@@ -44,6 +44,7 @@ pub fn parse(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Invocation, Cn
             id: reader.attachment(),
             netns: reader.required("CNI_NETNS", netns),
             pod: reader.pod(),
+            wants: Wants::default(),
         }),
         "DEL" => Invocation::Del(reader.attachment()),
         "CHECK" => Invocation::Check {

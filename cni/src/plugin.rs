@@ -67,7 +67,14 @@ fn invoke(
                 return Err(error(code::VERSION, msg, "it is from 0.4.0 on"));
             }
             let addresses = previous::addresses(config.prev_result.as_ref(), &id.ifname)?;
-            let call = Call::Check(Check { id, netns, addresses });
+            let call = Call::Check(Check {
+                id,
+                netns,
+                addresses,
+                mac: None,
+                mtu: None,
+                host: None,
+            });
             done(client::exchange(&config.socket, call, deadline)?)
         }
         Invocation::Version => Ok(None),

@@ -5,7 +5,7 @@ mod common;
 use common::{CONTAINER, Daemon, NETNS, environment, id, run, run_with, with};
 use meshd_model::PodRef;
 use meshd_model::attachment::MacAddr;
-use meshd_model::cni::{Add, Added, Call, Check, CniError, Response};
+use meshd_model::cni::{Add, Added, Call, Check, CniError, Response, Wants};
 use serde_json::{Value, json};
 
 fn added() -> Added {
@@ -55,6 +55,7 @@ fn add() {
         id: id(),
         netns: NETNS.to_owned(),
         pod: Some(pod),
+        wants: Wants::default(),
     };
     assert_eq!(request.call, Call::Add(call));
     assert!(
@@ -175,6 +176,9 @@ fn check() {
             "10.244.1.2/32".parse().unwrap(),
             "fd00:244:0:1::2/128".parse().unwrap(),
         ],
+        mac: None,
+        mtu: None,
+        host: None,
     };
     assert_eq!(daemon.request().call, Call::Check(call));
 }

@@ -15,6 +15,7 @@ use meshd_core::{
     Action, CniAction, CniEvent, Event, KernelAction, KernelEvent, KubeAction, KubeEvent, NodeAgent,
     RequestId, Resource, StoreAction, StoreEvent,
 };
+use meshd_model::cni::{CniError, code};
 use meshd_model::status::{Problem, Status};
 use meshd_model::{Boot, Now};
 use std::collections::{BTreeMap, BTreeSet};
@@ -225,6 +226,10 @@ impl<C: Clock> Loop<C> {
                 let _ = reply.send(self.not_ready());
                 return Ok(());
             }
+            Input::Socket(SocketMessage::CniStatus(reply)) => {
+                let _ = reply.send(self.cni_status());
+                return Ok(());
+            }
         }
         self.settle()
     }
@@ -302,6 +307,17 @@ impl<C: Clock> Loop<C> {
     fn not_ready(&self) -> Option<String> {
         let obstacle = self.obstacle.as_ref().map(|problem| problem.message.clone());
         obstacle.or_else(|| self.agent.not_ready())
+    }
+
+    fn cni_status(&self) -> Result<(), CniError> {
+        match &self.obstacle {
+            Some(problem) => Err(CniError {
+                code: code::NOT_AVAILABLE,
+                msg: problem.message.clone(),
+                details: problem.remedy.clone(),
+            }),
+            None => self.agent.cni_status(),
+        }
     }
 
     fn status(&self, now: Now) -> Status {

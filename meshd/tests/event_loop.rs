@@ -11,7 +11,7 @@ use meshd_core::{
     CniCall, Config, KernelAction, KernelEvent, KernelOp, KubeAction, KubeEvent, NodeAgent, Outside,
     RequestId, StoreAction, StoreEvent,
 };
-use meshd_model::cni::{Add, code};
+use meshd_model::cni::{Add, Wants, code};
 use meshd_model::kernel::{KernelState, UnderlayAddress};
 use meshd_model::{AttachmentId, PublicKey};
 use std::future::Future;
@@ -143,6 +143,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
             },
             netns: "/run/netns/c".into(),
             pod: None,
+            wants: Wants::default(),
         }),
         reply,
     };

@@ -3,7 +3,7 @@
 use meshd::socket::{Listener, SocketError, SocketMessage};
 use meshd_core::CniCall;
 use meshd_model::AttachmentId;
-use meshd_model::cni::{Add, Call, CniError, Request, Response, code};
+use meshd_model::cni::{Add, Call, CniError, Request, Response, Wants, code};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -114,6 +114,7 @@ async fn a_caller_that_only_finished_sending_is_answered_and_one_that_went_away_
         id: attachment(),
         netns: "/run/netns/x".into(),
         pod: None,
+        wants: Wants::default(),
     });
     let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
     // Without its newline: the end of what is sent ends the line as well.

@@ -3,7 +3,7 @@
 use crate::arm::{SimArm, error, netns};
 use crate::node::CniResult;
 use meshd_core::CniCall;
-use meshd_model::cni::{Add, Added, code};
+use meshd_model::cni::{Add, Added, Wants, code};
 use meshd_model::{AttachmentId, PodRef};
 use meshd_scenario::ArmError;
 use std::time::Duration;
@@ -45,6 +45,7 @@ impl SimArm {
                 id: id.clone(),
                 netns: netns(name),
                 pod: Some(pod.clone()),
+                wants: Wants::default(),
             };
             let answer = self.call(node, &CniCall::Add(add))?;
             if let Some(Ok(Some(added))) = answer {

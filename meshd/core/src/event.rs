@@ -1,7 +1,7 @@
 //! What the world says to the agent.
 
 use crate::action::ActionId;
-use meshd_model::cni::{Add, Check};
+use meshd_model::cni::{Add, Check, Gc};
 use meshd_model::kernel::KernelState;
 use meshd_model::{AttachmentId, Boot, Lease, NodeMeta, NodeName, OwnNode, PodRef};
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,8 @@ pub enum CniCall {
     Del(AttachmentId),
     /// CNI CHECK.
     Check(Check),
+    /// CNI GC.
+    Gc(Gc),
 }
 
 /// From the lease store.

@@ -1,8 +1,31 @@
 //! Whether ADD can succeed, and what is missing if not.
 
 use crate::agent::NodeAgent;
+use crate::attach::requests::error;
+use crate::attach::table::State;
+use meshd_model::cni::{CniError, code};
 
 impl NodeAgent {
+    /// CNI STATUS: error code 50 while ADD cannot succeed, 51 where what is missing may cut off pods that run, too.
+    pub fn cni_status(&self) -> Result<(), CniError> {
+        let Some(why) = self.why_not_ready() else {
+            return Ok(());
+        };
+        let code = if self.may_hurt_pods() {
+            code::HURT
+        } else {
+            code::NOT_AVAILABLE
+        };
+        Err(error(code, why, "`meshctl status` says what to do"))
+    }
+
+    /// Whether pods run here, as far as is known, without what carries their packets or keeps them closed.
+    fn may_hurt_pods(&self) -> bool {
+        let runs = |a: &crate::attach::table::Attachment| matches!(a.state, State::Ready);
+        let in_force = self.is_fail_closed() && self.is_device_settled();
+        self.observed.seen && !in_force && self.attachments.iter().any(|(_, a)| runs(a))
+    }
+
     /// The first thing that ADD lacks. The API server does not count once it has been heard of everything.
     pub(crate) fn why_not_ready(&self) -> Option<String> {
         let cidrs = &self.local.cidrs;

@@ -34,6 +34,10 @@ pub enum Call {
     Del(AttachmentId),
     /// CNI CHECK.
     Check(Check),
+    /// CNI GC.
+    Gc(Gc),
+    /// CNI STATUS: a short answer, as to [`Call::Ready`].
+    CniStatus,
     /// `meshctl status`.
     Status,
     /// Whether ADD can succeed, for probes: a short answer, which looks at nothing but the daemon.
@@ -49,9 +53,25 @@ pub struct Add {
     pub netns: String,
     /// `K8S_POD_*` of `CNI_ARGS`.
     pub pod: Option<PodRef>,
+    /// What else is asked for.
+    #[serde(default)]
+    pub wants: Wants,
 }
 
-/// The parameters of CHECK.
+/// What the caller asks of an attachment beyond having one: the capabilities `ips` and `mac` of `runtimeConfig`, `IP=`
+/// and `MAC=` of `CNI_ARGS`, `args.cni.ips` and `args.cni.mac`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wants {
+    /// These addresses and no others, one of a family at most; a family that is not named gets one all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+    /// MAC of the pod's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+}
+
+/// The parameters of CHECK: what `prevResult` says of our interfaces. What it leaves out is not compared with it; the
+/// lease and the kernel are compared all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// Container and interface.
@@ -60,6 +80,24 @@ pub struct Check {
     pub netns: String,
     /// Addresses that `prevResult` names for the interface.
     pub addresses: Vec<IpNetwork>,
+    /// MAC of the pod's end.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// MTU of the pod's end, in bytes.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Name and MAC of the host's end.
+    #[serde(default)]
+    pub host: Option<(String, Option<MacAddr>)>,
+}
+
+/// The parameters of GC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gc {
+    /// `name` of the network configuration.
+    pub network: String,
+    /// `cni.dev/valid-attachments`: all others of the network are to go.
+    pub valid: Vec<AttachmentId>,
 }
 
 /// The daemon's answer.
@@ -68,7 +106,7 @@ pub struct Check {
 pub enum Response {
     /// ADD succeeded.
     Added(Added),
-    /// DEL or CHECK succeeded; the daemon is ready.
+    /// DEL, CHECK or GC succeeded; the daemon is ready.
     Done,
     /// The status asked for.
     Status(Box<Status>),
@@ -113,6 +151,8 @@ pub mod code {
     pub const TRY_AGAIN: u32 = 11;
     /// Not available: ADD cannot succeed (STATUS).
     pub const NOT_AVAILABLE: u32 = 50;
+    /// Not available, and pods that run may have limited connectivity (STATUS).
+    pub const HURT: u32 = 51;
     /// The attachment is there already.
     pub const EXISTS: u32 = 100;
     /// No address is free.

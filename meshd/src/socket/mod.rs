@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 pub use listener::{Listener, SocketError};
 
-/// What the agent answers a runtime with; none of a result for DEL and CHECK.
+/// What the agent answers a runtime with; none of a result for DEL, CHECK and GC.
 pub type Reply = Result<Option<Added>, CniError>;
 
 /// What the socket says to the event loop.
@@ -42,4 +42,6 @@ pub enum SocketMessage {
     Status(oneshot::Sender<Status>),
     /// A probe asks what ADD lacks to succeed.
     Ready(oneshot::Sender<Option<String>>),
+    /// A runtime asks for CNI STATUS.
+    CniStatus(oneshot::Sender<Result<(), CniError>>),
 }

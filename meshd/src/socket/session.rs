@@ -122,9 +122,11 @@ async fn answer(
     let call = match request.call {
         Call::Status => return Some(status(events, wait).await),
         Call::Ready => return Some(ready(events, wait).await),
+        Call::CniStatus => return Some(cni_status(events, wait).await),
         Call::Add(add) => CniCall::Add(add),
         Call::Del(id) => CniCall::Del(id),
         Call::Check(check) => CniCall::Check(check),
+        Call::Gc(gc) => CniCall::Gc(gc),
     };
     let id = RequestId(ids.fetch_add(1, Ordering::Relaxed));
     let deadline = clock::now().boot + wait;
@@ -222,6 +224,21 @@ async fn ready(events: &Sender<SocketMessage>, wait: Duration) -> Response {
             msg: lacks,
             details: "`meshctl status` says what to do".into(),
         }),
+        Ok(None) => stopping(),
+        Err(_) => too_late(wait),
+    }
+}
+
+/// A runtime asks every few seconds, too.
+async fn cni_status(events: &Sender<SocketMessage>, wait: Duration) -> Response {
+    let (reply, replied) = oneshot::channel();
+    let asked = async {
+        events.send(SocketMessage::CniStatus(reply)).await.ok()?;
+        replied.await.ok()
+    };
+    match timeout(wait, asked).await {
+        Ok(Some(Ok(()))) => Response::Done,
+        Ok(Some(Err(error))) => Response::Error(error),
         Ok(None) => stopping(),
         Err(_) => too_late(wait),
     }

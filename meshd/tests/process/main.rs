@@ -21,7 +21,7 @@ mod node;
 use meshd_apiserver::{ApiServer, Config, Time};
 use meshd_apiserver_http::{Running, Shared, serve};
 use meshd_model::AttachmentId;
-use meshd_model::cni::{Add, Call, Response, code};
+use meshd_model::cni::{Add, Call, Response, Wants, code};
 use meshd_model::status::Status;
 use node::{Daemon, holds, isolated};
 use std::os::unix::fs::PermissionsExt;
@@ -83,6 +83,7 @@ fn a_daemon_lives_is_killed_lives_again_and_leaves_nothing() {
             id: id.clone(),
             netns: "/run/netns/none".into(),
             pod: None,
+            wants: Wants::default(),
         });
         let Response::Error(error) = daemon.ask(add).unwrap() else {
             panic!()

@@ -7,7 +7,7 @@ use meshd_core::{
     Action, CniCall, CniEvent, Config, Endpoints, Event, Identity, KernelAction, KernelEvent, KernelOp,
     KubeAction, KubeEvent, NodeAgent, Outside, RequestId, StoreAction, StoreEvent,
 };
-use meshd_model::cni::Add;
+use meshd_model::cni::{Add, Wants};
 use meshd_model::kernel::{
     DeviceKind, DeviceState, KernelState, Mark, PeerState, PodLinkState, UnderlayAddress,
 };
@@ -193,6 +193,7 @@ impl Script {
                 id: id.clone(),
                 netns: format!("/run/netns/{name}"),
                 pod: Some(pod(name)),
+                wants: Wants::default(),
             }),
             CniCall::Del(id),
         ] {

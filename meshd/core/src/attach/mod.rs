@@ -1,4 +1,4 @@
-//! Attachments of pods: ADD, DEL, CHECK, and the leases that make them durable.
+//! Attachments of pods: ADD, DEL, CHECK, GC, and the leases that make them durable.
 //!
 //! ```text
 //!            ADD                                        loaded from the store
@@ -18,6 +18,7 @@ pub(crate) mod add;
 pub(crate) mod check;
 pub(crate) mod del;
 pub(crate) mod deletion;
+pub(crate) mod gc;
 pub(crate) mod lifecycle;
 pub(crate) mod link;
 pub(crate) mod requests;

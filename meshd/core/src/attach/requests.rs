@@ -48,11 +48,13 @@ pub(crate) fn error(code: u32, msg: impl Into<String>, details: impl Into<String
 }
 
 impl CniCall {
-    pub(crate) fn attachment(&self) -> &AttachmentId {
+    /// The attachment that it is about; GC is about all of them.
+    pub(crate) fn attachment(&self) -> Option<&AttachmentId> {
         match self {
-            CniCall::Add(add) => &add.id,
-            CniCall::Del(id) => id,
-            CniCall::Check(check) => &check.id,
+            CniCall::Add(add) => Some(&add.id),
+            CniCall::Del(id) => Some(id),
+            CniCall::Check(check) => Some(&check.id),
+            CniCall::Gc(_) => None,
         }
     }
 }
@@ -67,7 +69,9 @@ impl NodeAgent {
                     return;
                 };
                 self.timers.clear(&TimerKind::Deadline(id));
-                self.nobody_waits(id, pending.call.attachment());
+                if let Some(attachment) = pending.call.attachment() {
+                    self.nobody_waits(id, attachment);
+                }
             }
             CniEvent::Look => self.want_observation(),
         }
@@ -107,6 +111,7 @@ impl NodeAgent {
             CniCall::Add(add) => self.add(now, id, add),
             CniCall::Del(attachment) => self.del(id, &attachment),
             CniCall::Check(check) => self.check(id, &check),
+            CniCall::Gc(gc) => self.gc(id, &gc),
         }
     }
 
@@ -156,16 +161,18 @@ impl NodeAgent {
                 "delete pods of this node, or give it a larger pod CIDR",
             ),
             (call, _) => {
-                let attachment = call.attachment();
+                let what = call.attachment().map_or("GC".to_owned(), ToString::to_string);
                 error(
                     code::TRY_AGAIN,
-                    format!("{attachment} was not done in time"),
+                    format!("{what} was not done in time"),
                     "it is finished or undone in the background; see `meshctl status`",
                 )
             }
         };
-        let attachment = pending.call.attachment().clone();
+        let attachment = pending.call.attachment().cloned();
         self.reply(id, Err(late));
-        self.nobody_waits(id, &attachment);
+        if let Some(attachment) = attachment {
+            self.nobody_waits(id, &attachment);
+        }
     }
 }

@@ -211,6 +211,9 @@ impl World {
                     id: attachment(&name(p)),
                     netns: String::new(),
                     addresses: Vec::new(),
+                    mac: None,
+                    mtu: None,
+                    host: None,
                 };
                 self.ask(CniCall::Check(check));
             }

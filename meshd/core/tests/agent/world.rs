@@ -7,7 +7,7 @@ use meshd_core::{
     KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, RequestId, StoreAction,
     StoreEvent,
 };
-use meshd_model::cni::{Add, Added, Check, CniError};
+use meshd_model::cni::{Add, Added, Check, CniError, Wants};
 use meshd_model::kernel::{Firewall, Mark, UnderlayAddress};
 use meshd_model::status::Problem;
 use meshd_model::{
@@ -133,6 +133,7 @@ pub(crate) fn add(name: &str) -> Add {
         id: attachment(name),
         netns: format!("/run/netns/{name}"),
         pod: Some(pod(name)),
+        wants: Wants::default(),
     }
 }
 
@@ -418,6 +419,9 @@ impl World {
             id: attachment(name),
             netns: format!("/run/netns/{name}"),
             addresses,
+            mac: None,
+            mtu: None,
+            host: None,
         };
         self.answer(CniCall::Check(check)).map(|r| assert!(r.is_none()))
     }
