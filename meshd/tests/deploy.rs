@@ -51,6 +51,7 @@ fn the_example_configuration_is_valid_and_shows_every_key_at_its_default() {
     let defaults = Settings::default();
     assert_eq!(settings.wireguard, defaults.wireguard);
     assert_eq!(settings.pods, defaults.pods);
+    assert_eq!(settings.ipam, defaults.ipam);
     assert_eq!(settings.recording, defaults.recording);
     assert_eq!(settings.log, defaults.log);
     settings.node_name = Some("node-1".into());

@@ -35,6 +35,7 @@ fn config() -> Config {
         resync: Duration::from_millis(100),
         outside: Outside::default(),
         allow_unnamed_pods: true,
+        ipam: meshd_core::Ipam::default(),
         ..script::config(PublicKey([255; 32]))
     }
 }

@@ -41,6 +41,7 @@ fn child() {
         address_rest: Duration::from_secs(60),
         outside: Outside::default(),
         allow_unnamed_pods: false,
+        ipam: meshd_core::Ipam::default(),
     };
     let now = meshd::clock::now();
     let agent = NodeAgent::new(config.clone(), 1, now);

@@ -101,5 +101,6 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
         address_rest: Duration::from_secs(10),
         outside: config.outside.clone(),
         allow_unnamed_pods: false,
+        ipam: meshd_core::Ipam::default(),
     }
 }

@@ -51,6 +51,31 @@ pub struct Config {
     pub outside: Outside,
     /// Whether ADD succeeds for a container of which the runtime names no pod.
     pub allow_unnamed_pods: bool,
+    /// How pods' addresses are managed.
+    #[serde(default)]
+    pub ipam: Ipam,
+}
+
+/// How pods' addresses are managed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ipam {
+    /// Addresses that a pod gets only by asking for them.
+    pub reserved: Vec<IpNetwork>,
+    /// How long an attachment has to look abandoned until it is taken down without a DEL; never, if it is zero.
+    pub collect_after: Duration,
+    /// How long the addresses of a pod that is to keep them are kept without it.
+    pub keep: Duration,
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self {
+            reserved: Vec::new(),
+            collect_after: Duration::from_secs(60),
+            keep: Duration::from_secs(24 * 3600),
+        }
+    }
 }
 
 /// The world outside of the cluster, as pods see it.

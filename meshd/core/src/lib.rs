@@ -49,7 +49,7 @@ mod timers;
 
 pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 pub use agent::NodeAgent;
-pub use config::{Config, Endpoints, Identity, METADATA, Outside};
+pub use config::{Config, Endpoints, Identity, Ipam, METADATA, Outside};
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
 pub use routes::ROUTE_METRIC;
 

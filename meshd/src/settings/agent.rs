@@ -2,7 +2,7 @@
 
 use super::Settings;
 use super::value::EndpointChoice;
-use meshd_core::{Config, Endpoints, Identity, Outside};
+use meshd_core::{Config, Endpoints, Identity, Ipam, Outside};
 use meshd_model::NodeName;
 use meshd_model::net::Family;
 use std::time::Duration;
@@ -45,6 +45,11 @@ impl Settings {
                 metadata: self.outside.metadata,
             },
             allow_unnamed_pods: self.pods.allow_unnamed,
+            ipam: Ipam {
+                reserved: self.ipam.reserved.clone(),
+                collect_after: Duration::from_secs(self.ipam.collect_after_seconds),
+                keep: Duration::from_secs(self.ipam.keep_seconds),
+            },
         }
     }
 }

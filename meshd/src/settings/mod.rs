@@ -61,6 +61,8 @@ pub struct Settings {
     pub wireguard: Wireguard,
     /// Pods and their addresses.
     pub pods: Pods,
+    /// How addresses are managed.
+    pub ipam: Ipam,
     /// The node's CNI folders.
     pub cni: Cni,
     /// The world outside of the cluster.
@@ -89,6 +91,7 @@ impl Default for Settings {
             resync_seconds: 60,
             wireguard: Wireguard::default(),
             pods: Pods::default(),
+            ipam: Ipam::default(),
             cni: Cni::default(),
             outside: Outside::default(),
             recording: Recording::default(),
@@ -155,6 +158,28 @@ impl Default for Pods {
         Self {
             address_rest_seconds: 60,
             allow_unnamed: false,
+        }
+    }
+}
+
+/// How addresses are managed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ipam {
+    /// Addresses that a pod gets only by asking for them.
+    pub reserved: Vec<IpNetwork>,
+    /// Seconds until an abandoned attachment is taken down; 0 for never.
+    pub collect_after_seconds: u64,
+    /// Seconds that addresses are kept for a pod that is to keep them.
+    pub keep_seconds: u64,
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self {
+            reserved: Vec::new(),
+            collect_after_seconds: 60,
+            keep_seconds: 86_400,
         }
     }
 }

@@ -223,6 +223,23 @@ fn the_api_server_is_said_once_and_well() {
 }
 
 #[test]
+fn addresses_are_managed_within_bounds() {
+    let good = "[ipam]\nreserved = ['10.244.0.0/28']\ncollect_after_seconds = 0\nkeep_seconds = 60";
+    assert_eq!(problems(&format!("{MINIMAL}\n{good}")), [""; 0]);
+    for (bad, said) in [
+        ("reserved = ['192.0.2.0/28']", "lies in none of cluster_pod_cidrs"),
+        ("reserved = ['10.244.0.1/28']", "has host bits set"),
+        ("collect_after_seconds = 9", "10 to 86400, or 0 for never"),
+        ("collect_after_seconds = 86401", "10 to 86400, or 0 for never"),
+        ("keep_seconds = 59", "60 to 2592000"),
+        ("keep_seconds = 2592001", "60 to 2592000"),
+    ] {
+        let found = problems(&format!("{MINIMAL}\n[ipam]\n{bad}"));
+        assert!(found.len() == 1 && found[0].contains(said), "{bad}: {found:?}");
+    }
+}
+
+#[test]
 fn what_peers_may_claim_is_bounded() {
     let good = "node_cidr_mask_size_ipv4 = 24\nnode_cidr_mask_size_ipv6 = 64\nnode_cidrs = ['10.0.0.0/8']";
     assert_eq!(problems(&format!("{good}\n{MINIMAL}")), [""; 0]);

@@ -4,7 +4,7 @@ use super::value::EndpointChoice;
 use super::{Settings, Wireguard};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{IFNAME_MAX, Mark, POD_IFNAME_PREFIX, TABLE_MAIN};
-use meshd_model::net::{canonical, overlaps};
+use meshd_model::net::{canonical, contains, overlaps};
 use std::fmt;
 use std::path::Path;
 
@@ -131,6 +131,7 @@ impl Settings {
             ("service_cidrs", &self.service_cidrs),
             ("outside.except", &self.outside.except),
             ("node_cidrs", &self.node_cidrs),
+            ("ipam.reserved", &self.ipam.reserved),
         ];
         let sizes = [
             ("node_cidr_mask_size_ipv4", self.node_cidr_mask_size_ipv4, 32),
@@ -151,6 +152,12 @@ impl Settings {
             for prefix in list {
                 check_prefix(problems, key, *prefix);
             }
+        }
+        for reserved in self.ipam.reserved.iter().take(PREFIXES_MAX) {
+            let mut pods = self.cluster_pod_cidrs.iter();
+            problems.check(pods.any(|pods| contains(*pods, *reserved)), || {
+                format!("ipam.reserved {reserved} lies in none of cluster_pod_cidrs: no pod could have such an address")
+            });
         }
         for (i, pods) in self.cluster_pod_cidrs.iter().take(PREFIXES_MAX).enumerate() {
             for other in self.cluster_pod_cidrs.iter().take(i) {
@@ -181,6 +188,7 @@ impl Settings {
                 0,
                 86_400,
             ),
+            ("ipam.keep_seconds", self.ipam.keep_seconds, 60, 30 * 86_400),
             ("recording.segment_mib", recording.segment_mib, 1, 1024),
             ("recording.total_mib", recording.total_mib, 2, 1 << 20),
         ] {
@@ -188,6 +196,10 @@ impl Settings {
                 format!("{key} is {value}; it must be {low} to {high}")
             });
         }
+        let collect_after = self.ipam.collect_after_seconds;
+        problems.check(collect_after == 0 || (10..=86_400).contains(&collect_after), || {
+            format!("ipam.collect_after_seconds is {collect_after}; it must be 10 to 86400, or 0 for never")
+        });
         problems.check(recording.total_mib / 2 >= recording.segment_mib, || {
             "recording.total_mib must hold at least two of recording.segment_mib: the oldest is dropped whole".into()
         });

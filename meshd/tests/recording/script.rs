@@ -54,6 +54,7 @@ pub fn config(public_key: PublicKey) -> Config {
         address_rest: Duration::from_secs(1),
         outside: Outside::default(),
         allow_unnamed_pods: false,
+        ipam: meshd_core::Ipam::default(),
     }
 }
 

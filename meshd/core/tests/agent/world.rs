@@ -3,7 +3,7 @@
 
 use crate::kernel::{Kernel, failure};
 use meshd_core::{
-    Action, ActionId, CniAction, CniCall, CniEvent, Config, Endpoints, Event, Identity, KernelAction,
+    Action, ActionId, CniAction, CniCall, CniEvent, Config, Endpoints, Event, Identity, Ipam, KernelAction,
     KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, RequestId, StoreAction,
     StoreEvent,
 };
@@ -73,6 +73,7 @@ pub(crate) fn config() -> Config {
         address_rest: Duration::from_secs(30),
         outside: Outside::default(),
         allow_unnamed_pods: false,
+        ipam: Ipam::default(),
     }
 }
 
