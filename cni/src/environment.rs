@@ -45,6 +45,7 @@ pub fn parse(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Invocation, Cn
             netns: reader.required("CNI_NETNS", netns),
             pod: reader.pod(),
             wants: Wants::default(),
+            token: 0,
         }),
         "DEL" => Invocation::Del(reader.attachment()),
         "CHECK" => Invocation::Check {

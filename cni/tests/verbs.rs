@@ -18,6 +18,7 @@ fn added() -> Added {
             ("fd00:244:0:1::2/128".parse().unwrap(), "fe80::1".parse().unwrap()),
         ],
         mtu: 1420,
+        secondary: false,
     }
 }
 
@@ -56,6 +57,7 @@ fn add() {
         netns: NETNS.to_owned(),
         pod: Some(pod),
         wants: Wants::default(),
+        token: 0,
     };
     assert_eq!(request.call, Call::Add(call));
     assert!(

@@ -145,6 +145,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
             netns: "/run/netns/c".into(),
             pod: None,
             wants: Wants::default(),
+            token: 0,
         }),
         reply,
     };

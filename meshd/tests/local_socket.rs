@@ -115,6 +115,7 @@ async fn a_caller_that_only_finished_sending_is_answered_and_one_that_went_away_
         netns: "/run/netns/x".into(),
         pod: None,
         wants: Wants::default(),
+        token: 0,
     });
     let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
     // Without its newline: the end of what is sent ends the line as well.

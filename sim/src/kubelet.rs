@@ -46,6 +46,7 @@ impl SimArm {
                 netns: netns(name),
                 pod: Some(pod.clone()),
                 wants: Wants::default(),
+                token: 0,
             };
             let answer = self.call(node, &CniCall::Add(add))?;
             if let Some(Ok(Some(added))) = answer {

@@ -123,6 +123,7 @@ fn operations(sim: &Sim, node: usize, other: usize) -> Vec<KernelOp> {
         addresses: addresses(node, 2),
         host_addresses: overlay,
         mtu: 1420,
+        secondary: false,
     }));
     ops
 }

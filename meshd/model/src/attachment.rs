@@ -1,5 +1,6 @@
 //! A pod's attachment to the network, and the lease that makes it durable.
 
+use crate::kernel::POD_IFNAME_PREFIX;
 use crate::pod::PodRef;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
@@ -11,6 +12,29 @@ pub struct AttachmentId {
     pub container_id: String,
     /// `CNI_IFNAME`
     pub ifname: String,
+}
+
+impl AttachmentId {
+    /// Name of the host's end of its veth pair: the prefix and 55 bits of the id's hash in base32. The same in every
+    /// version, since interfaces are found again by it.
+    #[must_use]
+    pub fn host_ifname(&self) -> String {
+        const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let hash = self.stable_hash();
+        let tail = (0..11).map(|i| char::from(ALPHABET[(hash >> (5 * i)) as usize & 31]));
+        POD_IFNAME_PREFIX.chars().chain(tail).collect()
+    }
+
+    /// FNV-1a over both parts of the id, then mixed so that all bits depend on all of it. The same in every version.
+    #[must_use]
+    pub fn stable_hash(&self) -> u64 {
+        let bytes = self.container_id.bytes().chain([0]).chain(self.ifname.bytes());
+        let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        mixed ^ (mixed >> 32)
+    }
 }
 
 impl fmt::Display for AttachmentId {
@@ -51,11 +75,26 @@ pub struct Lease {
     pub mac: MacAddr,
     /// The pod's addresses, one a family, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// See [`crate::cni::Add::token`].
+    #[serde(default)]
+    pub token: u64,
+    /// Whether the pod had a default route when this was attached, as with the second interface of one container. That
+    /// one stays: what the pod sends leaves by this interface only if it is sent from its addresses.
+    #[serde(default)]
+    pub secondary: bool,
 }
 
 /// An Ethernet address; shown and serialised as `aa:bb:cc:dd:ee:ff`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// Whether one interface can have it: neither a group's nor all zero.
+    #[must_use]
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
 
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,6 +56,10 @@ pub struct Add {
     /// What else is asked for.
     #[serde(default)]
     pub wants: Wants,
+    /// Drawn by the caller for this ADD, and the same where it sends it again because it was cut off from the daemon
+    /// before an answer came: an attachment that this very ADD made is then its answer, and no error. 0 for none.
+    #[serde(default)]
+    pub token: u64,
 }
 
 /// What the caller asks of an attachment beyond having one: the capabilities `ips` and `mac` of `runtimeConfig`, `IP=`
@@ -68,6 +72,9 @@ pub struct Wants {
     /// MAC of the pod's end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// The pod has a default route already, which `prevResult` names: it is left alone.
+    #[serde(default)]
+    pub secondary: bool,
 }
 
 /// The parameters of CHECK: what `prevResult` says of our interfaces. What it leaves out is not compared with it; the
@@ -127,6 +134,9 @@ pub struct Added {
     pub ips: Vec<(IpNetwork, IpAddr)>,
     /// In bytes.
     pub mtu: u16,
+    /// See [`crate::Lease::secondary`].
+    #[serde(default)]
+    pub secondary: bool,
 }
 
 /// Codes of a CNI error (specification 1.1.0, section "Error"); 100 and above are ours.

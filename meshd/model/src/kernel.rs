@@ -194,6 +194,9 @@ pub struct PodLink {
     pub host_addresses: Vec<IpAddr>,
     /// In bytes, both ends.
     pub mtu: u16,
+    /// The pod's default routes are another interface's: see [`crate::Lease::secondary`].
+    #[serde(default)]
+    pub secondary: bool,
 }
 
 /// What was observed of the parts that meshd owns.

@@ -138,6 +138,8 @@ mod tests {
             host_mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mac: MacAddr([2, 0, 0, 0, 0, 2]),
             addresses: vec!["10.244.1.2".parse().unwrap()],
+            token: 0,
+            secondary: false,
         }
     }
 

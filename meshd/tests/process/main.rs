@@ -84,6 +84,7 @@ fn a_daemon_lives_is_killed_lives_again_and_leaves_nothing() {
             netns: "/run/netns/none".into(),
             pod: None,
             wants: Wants::default(),
+            token: 0,
         });
         let Response::Error(error) = daemon.ask(add).unwrap() else {
             panic!()

@@ -195,6 +195,7 @@ impl Script {
                 netns: format!("/run/netns/{name}"),
                 pod: Some(pod(name)),
                 wants: Wants::default(),
+                token: 0,
             }),
             CniCall::Del(id),
         ] {

@@ -30,5 +30,7 @@ pub fn lease(container: &str, version: u32) -> Lease {
         host_mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mac: MacAddr([2, 0, 0, 0, 0, 2]),
         addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:244::2".parse().unwrap()],
+        token: 0,
+        secondary: false,
     }
 }

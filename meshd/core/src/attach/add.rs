@@ -3,9 +3,9 @@
 use crate::TimerKind;
 use crate::action::Resource;
 use crate::agent::NodeAgent;
-use crate::attach::link::{host_ifname, macs};
+use crate::attach::link::macs;
 use crate::attach::requests::{Stage, error};
-use crate::attach::table::{AddStep, DelStep, State};
+use crate::attach::table::{AddStep, Attachment, DelStep, State};
 use crate::event::{CniCall, RequestId};
 use ipnetwork::IpNetwork;
 use meshd_ipam::Exhausted;
@@ -30,6 +30,10 @@ impl NodeAgent {
             return self.wait_for(request, Stage::Pod);
         }
         match self.attachments.get(&add.id) {
+            Some(there) if is_repetition(there, &add) => {
+                let added = self.added(&there.lease);
+                self.reply(request, Ok(Some(added)));
+            }
             Some(_) => self.finish_half_done(request, add),
             None => self.begin_add(now, request, add),
         }
@@ -40,6 +44,9 @@ impl NodeAgent {
         let id = &add.id;
         let again = |msg: String| Err(error(code::TRY_AGAIN, msg, "the runtime will try again"));
         match self.attachments.get(id).map(|a| &a.state) {
+            Some(State::Ready) if self.attachments.get(id).is_some_and(|a| is_repetition(a, add)) => {
+                return Ok(());
+            }
             Some(State::Ready) => {
                 return Err(error(
                     code::EXISTS,
@@ -75,7 +82,7 @@ impl NodeAgent {
     }
 
     fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {
-        let ifname = host_ifname(&add.id);
+        let ifname = add.id.host_ifname();
         if let Some(other) = self.attachments.by_ifname(&ifname) {
             let clash = error(
                 code::CONFIG,
@@ -88,7 +95,9 @@ impl NodeAgent {
             Ok(addresses) => addresses,
             Err(exhausted) => return self.exhausted(now, request, exhausted),
         };
-        let (host_mac, mac) = macs(&add.id);
+        let (host_mac, own_mac) = macs(&add.id);
+        let mac = add.wants.mac.unwrap_or(own_mac);
+        let secondary = add.wants.secondary || self.attachments.has_another(&add.id);
         self.attachments.hold(&add.id, &addresses);
         let lease = Lease {
             id: add.id.clone(),
@@ -99,6 +108,8 @@ impl NodeAgent {
             host_mac,
             mac,
             addresses,
+            token: add.token,
+            secondary,
         };
         self.attachments.insert(
             lease,
@@ -162,6 +173,8 @@ impl NodeAgent {
         if attachment.lease.addresses.len() == families && attachment.lease.addresses.iter().all(is_ours) {
             attachment.lease.netns = add.netns;
             attachment.lease.pod = add.pod;
+            attachment.lease.token = add.token;
+            attachment.lease.mac = add.wants.mac.unwrap_or(macs(&add.id).1);
             attachment.state = State::Adding {
                 step: AddStep::Record,
                 request: Some(request),
@@ -198,6 +211,7 @@ impl NodeAgent {
                 .map(|a| (IpNetwork::from(*a), gateway(*a)))
                 .collect(),
             mtu: self.local.mtu.unwrap_or_default(),
+            secondary: lease.secondary,
         }
     }
 
@@ -218,6 +232,12 @@ impl NodeAgent {
             details,
         )
     }
+}
+
+/// Whether this ADD is the one that made the attachment: its caller was cut off from a daemon before it heard so.
+fn is_repetition(there: &Attachment, add: &Add) -> bool {
+    let Attachment { lease, state, .. } = there;
+    matches!(state, State::Ready) && add.token != 0 && lease.token == add.token && lease.netns == add.netns
 }
 
 fn validate(add: &Add) -> Result<(), CniError> {
@@ -241,6 +261,15 @@ fn validate(add: &Add) -> Result<(), CniError> {
             code::ENVIRONMENT,
             format!("CNI_NETNS {:?} is not a path", cut(&add.netns)),
             "the runtime must give the absolute path of the pod's network namespace",
+        ));
+    }
+    if let Some(mac) = add.wants.mac
+        && (!mac.is_unicast() || mac == macs(&add.id).0)
+    {
+        return Err(error(
+            code::CONFIG,
+            format!("{mac} cannot be the MAC of an interface"),
+            "give one that is unicast, not zero, and not the one of the host's end",
         ));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::action::Resource;
 use crate::agent::NodeAgent;
-use crate::attach::link::{host_ifname, unexplained};
+use crate::attach::link::unexplained;
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::{DelStep, State};
 use crate::event::{CniCall, RequestId};
@@ -64,7 +64,7 @@ impl NodeAgent {
 
     /// A link that is there without a lease, because the lease was damaged: it is taken down like any other.
     fn adopt_link(&mut self, id: &AttachmentId) -> bool {
-        let ifname = host_ifname(id);
+        let ifname = id.host_ifname();
         let Some(state) = self.observed.links.get(&ifname) else {
             return false;
         };
@@ -81,6 +81,8 @@ impl NodeAgent {
             host_mac: link.host_mac,
             mac: link.mac,
             addresses: link.addresses,
+            token: 0,
+            secondary: false,
         };
         self.attachments.insert(lease, State::HalfDone, false);
         true

@@ -1,7 +1,7 @@
-//! Names, MACs and the desired link of an attachment, and how it differs from what is there.
+//! MACs and the desired link of an attachment, and how it differs from what is there.
 
 use meshd_model::attachment::MacAddr;
-use meshd_model::kernel::{POD_IFNAME_PREFIX, PodLink, PodLinkState};
+use meshd_model::kernel::{PodLink, PodLinkState};
 use meshd_model::{AttachmentId, Lease};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,28 +9,9 @@ use std::net::IpAddr;
 /// An MTU that every link takes, for links that are only to be taken down.
 const MTU_ANY: u16 = 1280;
 
-/// FNV-1a over both parts of the id, then mixed so that all bits depend on all of it. The same on every version:
-/// interfaces are found again by it.
-fn hash(id: &AttachmentId) -> u64 {
-    let bytes = id.container_id.bytes().chain([0]).chain(id.ifname.bytes());
-    let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    mixed ^ (mixed >> 32)
-}
-
-/// The name of the host's end: the prefix and 55 bits of the id's hash in base32.
-pub(crate) fn host_ifname(id: &AttachmentId) -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let hash = hash(id);
-    let tail = (0..11).map(|i| char::from(ALPHABET[(hash >> (5 * i)) as usize & 31]));
-    POD_IFNAME_PREFIX.chars().chain(tail).collect()
-}
-
 /// MACs of the host's and the pod's end: locally administered unicast, equal but for the last bit.
 pub(crate) fn macs(id: &AttachmentId) -> (MacAddr, MacAddr) {
-    let [a, b, c, d, e, f, ..] = hash(id).to_be_bytes();
+    let [a, b, c, d, e, f, ..] = id.stable_hash().to_be_bytes();
     let mac = |last| MacAddr([(a & 0xfc) | 0x02, b, c, d, e, last]);
     (mac(f & 0xfe), mac(f | 1))
 }
@@ -46,6 +27,7 @@ pub(crate) fn link(lease: &Lease, host_addresses: Vec<IpAddr>, mtu: Option<u16>)
         addresses: lease.addresses.clone(),
         host_addresses,
         mtu: mtu.unwrap_or(MTU_ANY),
+        secondary: lease.secondary,
     }
 }
 
@@ -60,6 +42,7 @@ pub(crate) fn unexplained(id: &AttachmentId, ifname: &str, state: &PodLinkState)
         addresses: state.addresses.iter().copied().collect(),
         host_addresses: Vec::new(),
         mtu: state.mtu,
+        secondary: false,
     }
 }
 
@@ -97,7 +80,7 @@ pub(crate) fn difference(desired: &PodLink, there: Option<&PodLinkState>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshd_model::kernel::IFNAME_MAX;
+    use meshd_model::kernel::{IFNAME_MAX, POD_IFNAME_PREFIX};
 
     #[test]
     fn names_and_macs_are_stable_and_differ() {
@@ -108,7 +91,7 @@ mod tests {
         let mut names = BTreeSet::new();
         for i in 0..10_000 {
             let id = id(&format!("{i:x}"));
-            let name = host_ifname(&id);
+            let name = id.host_ifname();
             assert!(
                 name.len() == IFNAME_MAX && name.starts_with(POD_IFNAME_PREFIX),
                 "{name}"
@@ -119,7 +102,7 @@ mod tests {
             assert_eq!(host.0[0] & 3, 2, "locally administered unicast");
         }
         // A change of these would orphan every interface of an older version.
-        assert_eq!(host_ifname(&id("c1")), HOST_IFNAME_C1);
+        assert_eq!(id("c1").host_ifname(), HOST_IFNAME_C1);
         assert_eq!(macs(&id("c1")).1.to_string(), MAC_C1);
     }
 

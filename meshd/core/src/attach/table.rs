@@ -116,6 +116,18 @@ impl Attachments {
         self.by_id.get_mut(id)
     }
 
+    /// Whether the container has another interface of ours, and keeps it as far as is known.
+    pub(crate) fn has_another(&self, id: &AttachmentId) -> bool {
+        let first = AttachmentId {
+            container_id: id.container_id.clone(),
+            ifname: String::new(),
+        };
+        let of_container = self.by_id.range(first..).map(|(other, a)| (other, &a.state));
+        of_container
+            .take_while(|(other, _)| other.container_id == id.container_id)
+            .any(|(other, state)| other != id && !matches!(state, State::Deleting { .. }))
+    }
+
     /// Whose the host's end of this name is.
     pub(crate) fn by_ifname(&self, name: &str) -> Option<&AttachmentId> {
         self.by_ifname.get(name)

@@ -135,6 +135,7 @@ pub(crate) fn add(name: &str) -> Add {
         netns: format!("/run/netns/{name}"),
         pod: Some(pod(name)),
         wants: Wants::default(),
+        token: 0,
     }
 }
 

@@ -350,6 +350,7 @@ pub fn pod(sandbox: &Sandbox, n: u8) -> PodLink {
             .map(|a| a.parse().unwrap())
             .into(),
         mtu: 1420,
+        secondary: false,
     }
 }
 
