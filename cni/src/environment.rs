@@ -46,6 +46,7 @@ pub fn parse(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Invocation, Cn
             pod: reader.pod(),
             wants: Wants::default(),
             token: 0,
+            network: String::new(),
         }),
         "DEL" => Invocation::Del(reader.attachment()),
         "CHECK" => Invocation::Check {

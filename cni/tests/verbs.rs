@@ -58,6 +58,7 @@ fn add() {
         pod: Some(pod),
         wants: Wants::default(),
         token: 0,
+        network: String::new(),
     };
     assert_eq!(request.call, Call::Add(call));
     assert!(

@@ -146,6 +146,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
             pod: None,
             wants: Wants::default(),
             token: 0,
+            network: String::new(),
         }),
         reply,
     };

@@ -116,6 +116,7 @@ async fn a_caller_that_only_finished_sending_is_answered_and_one_that_went_away_
         pod: None,
         wants: Wants::default(),
         token: 0,
+        network: String::new(),
     });
     let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
     // Without its newline: the end of what is sent ends the line as well.

@@ -47,6 +47,7 @@ impl SimArm {
                 pod: Some(pod.clone()),
                 wants: Wants::default(),
                 token: 0,
+                network: String::new(),
             };
             let answer = self.call(node, &CniCall::Add(add))?;
             if let Some(Ok(Some(added))) = answer {

@@ -3,7 +3,7 @@
 use crate::action::ActionId;
 use meshd_model::cni::{Add, Check, Gc};
 use meshd_model::kernel::KernelState;
-use meshd_model::{AttachmentId, Boot, Lease, NodeMeta, NodeName, OwnNode, PodRef};
+use meshd_model::{AttachmentId, Boot, Lease, NodeMeta, NodeName, OwnNode, PodMeta, PodRef};
 use serde::{Deserialize, Serialize};
 
 /// One input.
@@ -47,7 +47,7 @@ pub enum KubeEvent {
     /// The list of the node's pods begins.
     PodsReset,
     /// A pod is bound to this node and not finished, or changed.
-    PodApplied(PodRef),
+    PodApplied(PodMeta),
     /// A pod is gone or finished.
     PodDeleted(PodRef),
     /// The list of the node's pods is complete.

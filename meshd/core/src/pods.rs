@@ -1,6 +1,7 @@
-//! The pods that the API server has bound to this node: ADD waits for its pod to be seen here.
+//! The pods that the API server has bound to this node: ADD waits for its pod to be seen here, and learns what the pod's
+//! annotations ask for.
 
-use meshd_model::PodRef;
+use meshd_model::{PodMeta, PodRef, PodWants};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,9 @@ type Name = (String, String);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Pods {
     uids: BTreeMap<Name, BTreeSet<String>>,
+    /// Of those whose annotations ask for something.
+    #[serde(default)]
+    wants: BTreeMap<PodRef, PodWants>,
     /// While a list runs: the pods that it has not named yet.
     unnamed: Option<BTreeSet<PodRef>>,
     synced: bool,
@@ -39,7 +43,13 @@ impl Pods {
         self.synced
     }
 
-    pub(crate) fn apply(&mut self, pod: PodRef) {
+    pub(crate) fn apply(&mut self, meta: PodMeta) {
+        let PodMeta { pod, wants } = meta;
+        if wants.is_empty() {
+            self.wants.remove(&pod);
+        } else {
+            self.wants.insert(pod.clone(), wants);
+        }
         if let Some(unnamed) = &mut self.unnamed {
             unnamed.remove(&pod);
         }
@@ -50,6 +60,7 @@ impl Pods {
     }
 
     pub(crate) fn delete(&mut self, pod: &PodRef) {
+        self.wants.remove(pod);
         let name = (pod.namespace.clone(), pod.name.clone());
         if let Some(uids) = self.uids.get_mut(&name) {
             uids.remove(&pod.uid);
@@ -64,6 +75,18 @@ impl Pods {
         self.uids
             .get(&(pod.namespace.clone(), pod.name.clone()))
             .is_some_and(|uids| pod.uid.is_empty() || uids.contains(&pod.uid))
+    }
+
+    /// Which incarnation is meant, and what it asks for. Where the runtime named none and there are several, nothing
+    /// tells which is meant: the last in order, so that it is the same on every call.
+    pub(crate) fn wants(&self, pod: &PodRef) -> (PodRef, PodWants) {
+        let mut pod = pod.clone();
+        if pod.uid.is_empty() {
+            let uids = self.uids.get(&(pod.namespace.clone(), pod.name.clone()));
+            pod.uid = uids.and_then(|uids| uids.last()).cloned().unwrap_or_default();
+        }
+        let wants = self.wants.get(&pod).cloned().unwrap_or_default();
+        (pod, wants)
     }
 }
 
@@ -82,11 +105,11 @@ mod tests {
     #[test]
     fn a_list_forgets_what_it_does_not_name() {
         let mut pods = Pods::default();
-        pods.apply(pod("a", "1"));
-        pods.apply(pod("b", "2"));
+        pods.apply(pod("a", "1").into());
+        pods.apply(pod("b", "2").into());
         assert!(pods.has(&pod("a", "1")) && pods.has(&pod("a", "")) && !pods.has(&pod("a", "2")));
         pods.reset();
-        pods.apply(pod("b", "2"));
+        pods.apply(pod("b", "2").into());
         assert!(pods.has(&pod("a", "1")), "kept until the list is complete");
         pods.synced();
         assert!(!pods.has(&pod("a", "1")) && pods.has(&pod("b", "2")));

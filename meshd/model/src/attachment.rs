@@ -82,6 +82,9 @@ pub struct Lease {
     /// one stays: what the pod sends leaves by this interface only if it is sent from its addresses.
     #[serde(default)]
     pub secondary: bool,
+    /// `name` of the network configuration; empty where it is not known.
+    #[serde(default)]
+    pub network: String,
 }
 
 /// An Ethernet address; shown and serialised as `aa:bb:cc:dd:ee:ff`.

@@ -60,6 +60,9 @@ pub struct Add {
     /// before an answer came: an attachment that this very ADD made is then its answer, and no error. 0 for none.
     #[serde(default)]
     pub token: u64,
+    /// `name` of the network configuration: GC of one network leaves the attachments of others alone.
+    #[serde(default)]
+    pub network: String,
 }
 
 /// What the caller asks of an attachment beyond having one: the capabilities `ips` and `mac` of `runtimeConfig`, `IP=`

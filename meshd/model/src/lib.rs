@@ -15,5 +15,5 @@ pub mod time;
 pub use attachment::{AttachmentId, Lease, LeasePhase};
 pub use key::{KeyHandle, PublicKey};
 pub use node::{AnnotationProblem, NodeAnnotations, NodeMeta, NodeName, NodeUid, OwnNode};
-pub use pod::PodRef;
+pub use pod::{PodMeta, PodRef, PodWants};
 pub use time::{Boot, Now, Wall};

@@ -140,6 +140,7 @@ mod tests {
             addresses: vec!["10.244.1.2".parse().unwrap()],
             token: 0,
             secondary: false,
+            network: "meshd".into(),
         }
     }
 

@@ -197,9 +197,14 @@ impl Settings {
             });
         }
         let collect_after = self.ipam.collect_after_seconds;
-        problems.check(collect_after == 0 || (10..=86_400).contains(&collect_after), || {
-            format!("ipam.collect_after_seconds is {collect_after}; it must be 10 to 86400, or 0 for never")
-        });
+        problems.check(
+            collect_after == 0 || (10..=86_400).contains(&collect_after),
+            || {
+                format!(
+                    "ipam.collect_after_seconds is {collect_after}; it must be 10 to 86400, or 0 for never"
+                )
+            },
+        );
         problems.check(recording.total_mib / 2 >= recording.segment_mib, || {
             "recording.total_mib must hold at least two of recording.segment_mib: the oldest is dropped whole".into()
         });

@@ -85,6 +85,7 @@ fn a_daemon_lives_is_killed_lives_again_and_leaves_nothing() {
             pod: None,
             wants: Wants::default(),
             token: 0,
+            network: String::new(),
         });
         let Response::Error(error) = daemon.ask(add).unwrap() else {
             panic!()

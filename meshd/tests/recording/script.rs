@@ -188,7 +188,7 @@ impl Script {
             container_id: name.into(),
             ifname: "eth0".into(),
         };
-        self.tell(Event::Kube(KubeEvent::PodApplied(pod(name))));
+        self.tell(Event::Kube(KubeEvent::PodApplied(pod(name).into())));
         for call in [
             CniCall::Add(Add {
                 id: id.clone(),
@@ -196,6 +196,7 @@ impl Script {
                 pod: Some(pod(name)),
                 wants: Wants::default(),
                 token: 0,
+                network: String::new(),
             }),
             CniCall::Del(id),
         ] {

@@ -32,5 +32,6 @@ pub fn lease(container: &str, version: u32) -> Lease {
         addresses: vec!["10.244.1.2".parse().unwrap(), "fd00:244::2".parse().unwrap()],
         token: 0,
         secondary: false,
+        network: "meshd".to_owned(),
     }
 }

@@ -110,6 +110,7 @@ impl NodeAgent {
             addresses,
             token: add.token,
             secondary,
+            network: add.network,
         };
         self.attachments.insert(
             lease,

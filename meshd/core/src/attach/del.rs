@@ -83,6 +83,7 @@ impl NodeAgent {
             addresses: link.addresses,
             token: 0,
             secondary: false,
+            network: String::new(),
         };
         self.attachments.insert(lease, State::HalfDone, false);
         true

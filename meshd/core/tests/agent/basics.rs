@@ -82,7 +82,7 @@ fn an_add_that_waits_for_its_pod_goes_on_when_it_is_seen() {
     let request = world.ask(CniCall::Add(crate::world::add("late")));
     world.run();
     assert!(!world.replies.contains_key(&request));
-    world.kube(KubeEvent::PodApplied(crate::world::pod("late")));
+    world.kube(KubeEvent::PodApplied(crate::world::pod("late").into()));
     world.run();
     assert!(world.replies[&request].is_ok());
 }

@@ -226,7 +226,7 @@ fn a_full_node_says_how_full_and_waits_for_what_rests() {
     assert!(full.msg.contains("hold 5, 5 are in use"), "{full}");
 
     assert_eq!(world.del("p0"), Ok(()));
-    world.kube(KubeEvent::PodApplied(crate::world::pod("more")));
+    world.kube(KubeEvent::PodApplied(crate::world::pod("more").into()));
     let request = world.ask(CniCall::Add(add("more")));
     world.run();
     assert!(!world.replies.contains_key(&request), "p0's address rests");

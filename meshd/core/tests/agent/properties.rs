@@ -199,7 +199,7 @@ impl World {
                 self.own = Some(own(kind));
                 self.tell_own();
             }
-            Step::PodSeen(p) => self.kube(KubeEvent::PodApplied(crate::world::pod(&name(p)))),
+            Step::PodSeen(p) => self.kube(KubeEvent::PodApplied(crate::world::pod(&name(p)).into())),
             Step::PodGone(p) => self.kube(KubeEvent::PodDeleted(crate::world::pod(&name(p)))),
             Step::Away => self.kube(KubeEvent::Unreachable {
                 message: "away".into(),

@@ -136,6 +136,7 @@ pub(crate) fn add(name: &str) -> Add {
         pod: Some(pod(name)),
         wants: Wants::default(),
         token: 0,
+        network: String::new(),
     }
 }
 
@@ -247,7 +248,7 @@ impl World {
     }
 
     pub(crate) fn see_pod(&mut self, name: &str) {
-        self.kube(KubeEvent::PodApplied(pod(name)));
+        self.kube(KubeEvent::PodApplied(pod(name).into()));
         self.run();
     }
 
@@ -406,7 +407,7 @@ impl World {
 
     /// ADD of a pod that the API server has shown.
     pub(crate) fn add(&mut self, name: &str) -> Result<Added, CniError> {
-        self.kube(KubeEvent::PodApplied(pod(name)));
+        self.kube(KubeEvent::PodApplied(pod(name).into()));
         self.answer(CniCall::Add(add(name))).map(Option::unwrap)
     }
 

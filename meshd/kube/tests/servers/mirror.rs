@@ -2,7 +2,7 @@
 
 use crate::server::Server;
 use meshd_core::{ActionId, Failure, KubeAction, KubeEvent, Resource};
-use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodRef, PublicKey, Wall};
+use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodMeta, PodRef, PublicKey, Wall};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -166,7 +166,7 @@ impl Known {
             KubeEvent::OwnNode(node) => self.own = Some(Some(node)),
             KubeEvent::OwnNodeDeleted => self.own = Some(None),
             KubeEvent::PodsReset => self.listed_pods = Some(BTreeMap::new()),
-            KubeEvent::PodApplied(pod) => {
+            KubeEvent::PodApplied(PodMeta { pod, .. }) => {
                 let pods = self.listed_pods.as_mut().unwrap_or(&mut self.pods);
                 pods.insert(pod.name.clone(), pod);
             }

@@ -2,6 +2,7 @@
 
 use crate::annotations::quoted;
 use crate::object::{ObjectProblem, counts, node_meta, own_node, pod_ref};
+use crate::pod::pod_meta;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshd_core::KubeEvent;
@@ -164,7 +165,7 @@ pub fn own_node_event(frame: Frame<&Node>) -> Result<Option<KubeEvent>, ObjectPr
 /// Where the object cannot be used.
 pub fn pod_event(node: &str, frame: Frame<&Pod>) -> Result<Option<KubeEvent>, ObjectProblem> {
     match frame {
-        Frame::Applied(pod) if counts(pod, node) => Ok(Some(KubeEvent::PodApplied(pod_ref(pod)?))),
+        Frame::Applied(pod) if counts(pod, node) => Ok(Some(KubeEvent::PodApplied(pod_meta(pod)?))),
         Frame::Applied(pod) | Frame::Deleted(pod) => Ok(Some(KubeEvent::PodDeleted(pod_ref(pod)?))),
         Frame::Bookmark { .. } | Frame::Error { .. } => Ok(None),
     }

@@ -1,7 +1,7 @@
 //! Objects as the API server sends them, to what the agent is told.
 
 use meshd_core::KubeEvent;
-use meshd_model::AnnotationProblem;
+use meshd_model::{AnnotationProblem, PodWants};
 use meshd_translate::{Frame, frame, node_event, own_node_event, pod_event};
 use serde_json::{Value, json};
 
@@ -158,7 +158,7 @@ fn a_static_pod_is_known_by_the_uid_that_its_runtime_knows() {
         object["metadata"]["annotations"] = annotations;
         let frame = frame("ADDED", &object).unwrap().decode().unwrap();
         match pod_event("n1", frame.as_ref()) {
-            Ok(Some(KubeEvent::PodApplied(pod))) => pod.uid,
+            Ok(Some(KubeEvent::PodApplied(meta))) => meta.pod.uid,
             other => panic!("{other:?}"),
         }
     };
@@ -167,4 +167,59 @@ fn a_static_pod_is_known_by_the_uid_that_its_runtime_knows() {
     assert_eq!(uid(mirror), hash);
     assert_eq!(uid(json!({})), "u");
     assert_eq!(uid(json!({"kubernetes.io/config.hash": hash})), "u", "no mirror");
+}
+
+fn wants(annotations: Value) -> PodWants {
+    let mut object = pod(json!({"nodeName": "n1"}), "Pending");
+    object["metadata"]["annotations"] = annotations;
+    let frame = frame("ADDED", &object).unwrap().decode().unwrap();
+    match pod_event("n1", frame.as_ref()) {
+        Ok(Some(KubeEvent::PodApplied(meta))) => meta.wants,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_pod_asks_for_is_understood_or_told() {
+    let asked = wants(json!({"meshd.dev/ips": "10.244.1.7,fd00:244:1::7", "meshd.dev/keep-address": "true"}));
+    let ips = ["10.244.1.7", "fd00:244:1::7"].map(|ip| ip.parse().unwrap());
+    assert_eq!((asked.ips, asked.keep, asked.problem), (ips.into(), true, None));
+    assert!(wants(json!({})).is_empty() && wants(json!({"meshd.dev/keep-address": "false"})).is_empty());
+    assert!(
+        wants(json!({"meshd.dev/what-a-later-version-knows": "x"})).is_empty(),
+        "left alone"
+    );
+    for bad in [
+        "",
+        ",",
+        "10.244.1.7,",
+        "10.244.1.7, fd00:244:1::7",
+        "10.244.1.07",
+        "10.244.1.7/24",
+        "fd00:244:1:0::7",
+        "FD00:244:1::7",
+        "10.244.1.7,10.244.1.8",
+        "10.244.1.7,fd00::1,fd00::2",
+        "web",
+        "\u{202e}10.244.1.7",
+    ] {
+        let asked = wants(json!({"meshd.dev/ips": bad}));
+        let problem = asked.problem.expect(bad);
+        assert!(
+            problem.contains("meshd.dev/ips") && asked.ips.is_empty(),
+            "{problem}"
+        );
+        assert!(!problem.contains('\u{202e}'), "{problem}");
+    }
+    let long = wants(json!({"meshd.dev/ips": "1".repeat(100_000)}))
+        .problem
+        .unwrap();
+    assert!(long.len() < 300, "{long}");
+    for bad in ["", "yes", "True", "1"] {
+        let asked = wants(json!({"meshd.dev/keep-address": bad}));
+        assert!(
+            asked.problem.unwrap().contains("meshd.dev/keep-address") && !asked.keep,
+            "{bad}"
+        );
+    }
 }
