@@ -93,6 +93,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "meshd-control-plane",
         ],
     ),
+    (
+        "meshd-fuzz-targets",
+        &[
+            "meshd-model",
+            "meshd-cni",
+            "meshd-ipam-store",
+            "meshd-translate",
+        ],
+    ),
     ("meshd-workspace-tests", &[]),
 ];
 
