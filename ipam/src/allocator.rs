@@ -24,12 +24,14 @@ pub use pool::FREED_MAX;
 /// freed, those whose rest is over come before never-used ones, so that the memory of a large prefix is bounded.
 ///
 /// Never handed out: the network address of each range, its overlay address
-/// ([`meshd_model::net::overlay_address`]), its broadcast address in IPv4, and what was taken by hand.
+/// ([`meshd_model::net::overlay_address`]), its broadcast address in IPv4, and what was taken by hand. What is withheld
+/// is handed out to those only who ask for it by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "snapshot::Snapshot", from = "snapshot::Snapshot")]
 pub struct Allocator {
     rest: Duration,
     ranges: Vec<IpNetwork>,
+    withheld: Vec<IpNetwork>,
     v4: Pool,
     v6: Pool,
 }
@@ -56,6 +58,22 @@ pub struct Exhausted {
 #[error("address {0} is taken already: two leases, or a lease and a foreign interface, claim it")]
 pub struct AlreadyTaken(pub IpAddr);
 
+/// Why an address that was asked for by name is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// None of the ranges has it.
+    #[error("{0} is not among the node's pod CIDRs")]
+    OutOfRange(IpAddr),
+    /// It is a range's network, overlay or broadcast address.
+    #[error(
+        "{0} is the network's own: its first address, the node's overlay address or the broadcast address"
+    )]
+    Own(IpAddr),
+    /// It has a holder.
+    #[error("{0} is in use")]
+    InUse(IpAddr),
+}
+
 /// How full a family is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -74,6 +92,7 @@ impl Allocator {
         Self {
             rest,
             ranges: Vec::new(),
+            withheld: Vec::new(),
             v4: Pool::default(),
             v6: Pool::default(),
         }
@@ -105,6 +124,38 @@ impl Allocator {
         match pool.allocate(now, rest) {
             Some(bits) => Ok(address(family, bits)),
             None => Err(pool.exhausted(family)),
+        }
+    }
+
+    /// Withholds prefixes from those who ask for any address, in place of what was withheld before. What is in use stays
+    /// so. Prefixes may overlap, and lie outside of the ranges.
+    pub fn set_withheld(&mut self, withheld: &[IpNetwork]) {
+        if self.withheld == withheld {
+            return;
+        }
+        self.withheld = withheld.to_vec();
+        self.v4.set_withheld(withheld, Family::V4);
+        self.v6.set_withheld(withheld, Family::V6);
+    }
+
+    /// Hands out this very address, which may be withheld, and need not have rested: whoever asks for it by name means
+    /// it. Takes O(log n).
+    ///
+    /// # Errors
+    /// Where the address is in use, cannot be a pod's, or is not of the ranges; nothing changes then.
+    pub fn allocate_exact(&mut self, address: IpAddr) -> Result<(), Refused> {
+        let (family, bits) = split(address);
+        let pool = self.pool_mut(family);
+        if !pool.is_in_range(bits) {
+            return Err(Refused::OutOfRange(address));
+        }
+        if pool.is_own(bits) {
+            return Err(Refused::Own(address));
+        }
+        if pool.take(bits) {
+            Ok(())
+        } else {
+            Err(Refused::InUse(address))
         }
     }
 

@@ -3,4 +3,4 @@
 
 pub mod allocator;
 
-pub use allocator::{Allocator, AlreadyTaken, Counts, Exhausted};
+pub use allocator::{Allocator, AlreadyTaken, Counts, Exhausted, Refused};

@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 use meshd_ipam::allocator::FREED_MAX;
-use meshd_ipam::{Allocator, AlreadyTaken, Exhausted};
+use meshd_ipam::{Allocator, AlreadyTaken, Exhausted, Refused};
 use meshd_model::Boot;
 use meshd_model::net::Family;
 use proptest::prelude::*;
@@ -14,6 +14,7 @@ use std::time::Duration;
 struct Plain {
     rest: Duration,
     ranges: Vec<IpNetwork>,
+    withheld: Vec<IpNetwork>,
     /// Every address that may be handed out, in order.
     usable: [Vec<IpAddr>; 2],
     in_use: BTreeSet<IpAddr>,
@@ -25,6 +26,7 @@ impl Plain {
         Self {
             rest,
             ranges: Vec::new(),
+            withheld: Vec::new(),
             usable: [Vec::new(), Vec::new()],
             in_use: BTreeSet::new(),
             freed: BTreeMap::new(),
@@ -33,6 +35,15 @@ impl Plain {
 
     fn set_ranges(&mut self, ranges: Vec<IpNetwork>) {
         self.ranges = ranges;
+        self.enumerate_all();
+    }
+
+    fn set_withheld(&mut self, withheld: Vec<IpNetwork>) {
+        self.withheld = withheld;
+        self.enumerate_all();
+    }
+
+    fn enumerate_all(&mut self) {
         self.usable = [Family::V4, Family::V6].map(|family| self.enumerate(family));
     }
 
@@ -51,7 +62,23 @@ impl Plain {
         let mut seen = BTreeSet::new();
         all.into_iter()
             .filter(|address| !reserved.contains(address) && seen.insert(*address))
+            .filter(|address| !self.withheld.iter().any(|net| net.contains(*address)))
             .collect()
+    }
+
+    fn allocate_exact(&mut self, address: IpAddr) -> Result<(), Refused> {
+        let around = || {
+            self.ranges
+                .iter()
+                .filter(|net| size(**net) >= 4 && net.contains(address))
+        };
+        if around().count() == 0 {
+            return Err(Refused::OutOfRange(address));
+        }
+        if around().any(|net| reserved(*net).contains(&address)) {
+            return Err(Refused::Own(address));
+        }
+        self.take(address).map_err(|_| Refused::InUse(address))
     }
 
     fn is_outermost(&self, net: IpNetwork) -> bool {
@@ -126,7 +153,9 @@ fn reserved(net: IpNetwork) -> Vec<IpAddr> {
 #[derive(Clone, Debug)]
 enum Step {
     SetRanges(Vec<IpNetwork>),
+    SetWithheld(Vec<IpNetwork>),
     Allocate(Family),
+    AllocateExact(IpAddr),
     Take(IpAddr),
     /// Of those in use, the one at this place.
     Release(prop::sample::Index),
@@ -160,6 +189,8 @@ fn any_ranges() -> impl Strategy<Value = Vec<IpNetwork>> {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => any_ranges().prop_map(Step::SetRanges),
+        1 => any_ranges().prop_map(Step::SetWithheld),
+        4 => any_address().prop_map(Step::AllocateExact),
         20 => family().prop_map(Step::Allocate),
         4 => any_address().prop_map(Step::Take),
         12 => any::<prop::sample::Index>().prop_map(Step::Release),
@@ -209,6 +240,13 @@ proptest! {
                             prop_assert!(!reserved(*net).contains(&address), "{} is reserved in {}", address, net);
                         }
                     }
+                }
+                Step::SetWithheld(withheld) => {
+                    allocator.set_withheld(&withheld);
+                    plain.set_withheld(withheld);
+                }
+                Step::AllocateExact(address) => {
+                    prop_assert_eq!(allocator.allocate_exact(address), plain.allocate_exact(address));
                 }
                 Step::Take(address) => prop_assert_eq!(allocator.take(address), plain.take(address)),
                 Step::Release(which) => {
@@ -339,4 +377,50 @@ fn holders_and_rests_outlive_their_range() {
     let rested = Boot(0) + Duration::from_secs(30);
     assert_eq!(allocator.next_rested(Family::V4), Some(rested));
     assert_eq!(allocator.allocate(rested, Family::V4), Ok(second));
+}
+
+#[test]
+fn what_is_withheld_is_handed_out_by_name_only() {
+    let mut allocator = with_ranges(&["10.244.1.0/24", "fd00:244:0:1::/64"]);
+    allocator.set_withheld(&nets(&[
+        "10.244.1.0/28",
+        "10.244.1.4/30",
+        "fd00:244:0:1::/65",
+        "10.9.0.0/16",
+    ]));
+    let first = allocator.allocate(Boot(0), Family::V4);
+    assert_eq!(first, Ok("10.244.1.16".parse().unwrap()));
+    // Past half of a /64 in one step.
+    let first = allocator.allocate(Boot(0), Family::V6);
+    assert_eq!(first, Ok("fd00:244:0:1:8000::".parse().unwrap()));
+    assert_eq!(allocator.counts(Family::V4).capacity, 256 - 16 - 1);
+    assert_eq!(allocator.counts(Family::V6).capacity, 1 << 63);
+
+    let exact = |allocator: &mut Allocator, text: &str| allocator.allocate_exact(text.parse().unwrap());
+    assert_eq!(exact(&mut allocator, "10.244.1.7"), Ok(()));
+    for (bad, said) in [
+        ("10.244.1.7", "in use"),
+        ("10.244.1.0", "the network's own"),
+        ("10.244.1.1", "overlay address"),
+        ("10.244.1.255", "broadcast"),
+        ("10.9.0.7", "not among the node's pod CIDRs"),
+    ] {
+        let refused = exact(&mut allocator, bad).unwrap_err().to_string();
+        assert!(refused.contains(said) && refused.contains(bad), "{refused}");
+    }
+    // By name, it need not rest; otherwise it is not to be had, rested or not.
+    assert!(allocator.release(Boot(0), "10.244.1.7".parse().unwrap()));
+    assert_eq!(exact(&mut allocator, "10.244.1.7"), Ok(()));
+    assert!(allocator.release(Boot(0), "10.244.1.7".parse().unwrap()));
+    let later = Boot(0) + Duration::from_secs(3600);
+    let rest: Vec<_> = (0..300)
+        .map_while(|_| allocator.allocate(later, Family::V4).ok())
+        .collect();
+    assert_eq!(rest.len(), 256 - 16 - 1 - 1);
+    assert!(!rest.contains(&"10.244.1.7".parse().unwrap()));
+    allocator.set_withheld(&[]);
+    assert_eq!(
+        allocator.allocate(later, Family::V4),
+        Ok("10.244.1.2".parse().unwrap())
+    );
 }

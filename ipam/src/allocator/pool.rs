@@ -4,6 +4,7 @@ use super::{Counts, Exhausted, split};
 use ipnetwork::IpNetwork;
 use meshd_model::Boot;
 use meshd_model::net::{Family, canonical, contains, overlay_address};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(super) struct Pool {
     extents: BTreeMap<u128, (u128, usize)>,
     /// Addresses within `ranges` that are never handed out.
     reserved: BTreeSet<u128>,
+    /// What is handed out by name only, disjoint: first address, last address.
+    withheld: BTreeMap<u128, u128>,
     /// Index of the first of `ranges` with a never-used address.
     open: usize,
     /// Every address that is or was in use, and since when it is not. Within the ranges none is ever forgotten,
@@ -25,14 +28,15 @@ pub(super) struct Pool {
     known: BTreeMap<u128, Option<Boot>>,
     /// The freed addresses that can be handed out again.
     freed: BTreeSet<(Boot, u128)>,
-    /// The freed addresses that cannot, at the time: outside of the ranges, or reserved. Kept while they rest.
+    /// The freed addresses that cannot, at the time: outside of the ranges, reserved or withheld. Kept while they rest.
     outside: BTreeSet<(Boot, u128)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Range {
+    first: u128,
     last: u128,
-    /// The first address that was never used and is not reserved.
+    /// The first address that was never used and is neither reserved nor withheld.
     next: Option<u128>,
 }
 
@@ -56,10 +60,36 @@ impl Pool {
             let (first, last) = extent(net);
             self.extents.insert(first, (last, self.ranges.len()));
             self.ranges.push(Range {
+                first,
                 last,
                 next: Some(first),
             });
         }
+        self.begin_anew();
+    }
+
+    pub(super) fn set_withheld(&mut self, given: &[IpNetwork], family: Family) {
+        let mut extents: Vec<_> = given
+            .iter()
+            .filter(|net| Family::of(net.network()) == family)
+            .map(|&net| extent(canonical(net)))
+            .collect();
+        // Two prefixes are disjoint, or one lies within the other: the wider first.
+        extents.sort_unstable_by_key(|&(first, last)| (first, Reverse(last)));
+        self.withheld.clear();
+        for (first, last) in extents {
+            if self.withheld_until(first).is_none() {
+                self.withheld.insert(first, last);
+            }
+        }
+        for range in &mut self.ranges {
+            range.next = Some(range.first);
+        }
+        self.begin_anew();
+    }
+
+    /// Finds out again what is free, after the ranges or what is withheld has changed.
+    fn begin_anew(&mut self) {
         self.sort_freed();
         self.open = 0;
         for index in 0..self.ranges.len() {
@@ -165,15 +195,53 @@ impl Pool {
         }
     }
 
-    /// How many addresses can be handed out. Each range has two or three reserved ones, which keeps the sum of ::/0
-    /// below 2^128.
+    /// How many addresses can be handed out without being asked for by name. Each range has two or three reserved ones,
+    /// which keeps that of ::/0 below 2^128, so that the sums before it may wrap.
     fn capacity(&self) -> u128 {
-        let lengths_less_one: u128 = self.extents.iter().map(|(first, (last, _))| last - first).sum();
-        lengths_less_one - (self.reserved.len() - self.extents.len()) as u128
+        let length = |first: u128, last: u128| (last - first).wrapping_add(1);
+        let mut capacity = 0_u128;
+        for (&first, &(last, _)) in &self.extents {
+            capacity = capacity.wrapping_add(length(first, last));
+        }
+        for (&first, &last) in &self.withheld {
+            for (from, to) in self.within_ranges(first, last) {
+                capacity = capacity.wrapping_sub(length(from, to));
+            }
+        }
+        let reserved = self
+            .reserved
+            .iter()
+            .filter(|&&bits| self.withheld_until(bits).is_none());
+        capacity.wrapping_sub(reserved.count() as u128)
+    }
+
+    /// The parts of `first..=last` that the ranges have.
+    fn within_ranges(&self, first: u128, last: u128) -> impl Iterator<Item = (u128, u128)> {
+        let from = self
+            .range_of(first)
+            .map_or(first, |index| self.ranges[index].first);
+        self.extents
+            .range(from..=last)
+            .map(move |(&start, &(end, _))| (start.max(first), end.min(last)))
     }
 
     fn allocatable(&self, bits: u128) -> bool {
-        self.range_of(bits).is_some() && !self.reserved.contains(&bits)
+        self.is_in_range(bits) && !self.is_own(bits) && self.withheld_until(bits).is_none()
+    }
+
+    pub(super) fn is_in_range(&self, bits: u128) -> bool {
+        self.range_of(bits).is_some()
+    }
+
+    /// Whether it is a range's network, overlay or broadcast address.
+    pub(super) fn is_own(&self, bits: u128) -> bool {
+        self.reserved.contains(&bits)
+    }
+
+    /// The last address of what is withheld around this one.
+    fn withheld_until(&self, bits: u128) -> Option<u128> {
+        let (_, &last) = self.withheld.range(..=bits).next_back()?;
+        (bits <= last).then_some(last)
     }
 
     fn range_of(&self, bits: u128) -> Option<usize> {
@@ -185,15 +253,17 @@ impl Pool {
         self.ranges.get(self.open).and_then(|range| range.next)
     }
 
-    /// Moves a range's mark to its first never-used address. The mark only ever moves forward while the ranges
+    /// Moves a range's mark to its first never-used address, past what is withheld in one step. The mark only ever moves forward while the ranges
     /// stay, so that all calls together pass over each known address once.
     fn advance(&mut self, index: usize) {
-        let range = &mut self.ranges[index];
-        while let Some(bits) = range.next {
-            if !self.known.contains_key(&bits) && !self.reserved.contains(&bits) {
-                break;
-            }
-            range.next = (bits < range.last).then(|| bits + 1);
+        while let Some(bits) = self.ranges[index].next {
+            let passed = match self.withheld_until(bits) {
+                Some(last) => last,
+                None if self.known.contains_key(&bits) || self.is_own(bits) => bits,
+                None => break,
+            };
+            let range = &mut self.ranges[index];
+            range.next = (passed < range.last).then(|| passed + 1);
         }
         while self
             .ranges

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) struct Snapshot {
     rest: Duration,
     ranges: Vec<IpNetwork>,
+    #[serde(default)]
+    withheld: Vec<IpNetwork>,
     in_use: Vec<IpAddr>,
     freed: Vec<(Boot, IpAddr)>,
 }
@@ -32,6 +34,7 @@ impl From<Allocator> for Snapshot {
             in_use: in_use.collect(),
             freed: freed.collect(),
             ranges: allocator.ranges,
+            withheld: allocator.withheld,
         }
     }
 }
@@ -47,6 +50,7 @@ impl From<Snapshot> for Allocator {
             let (family, bits) = split(address);
             allocator.pool_mut(family).take(bits);
         }
+        allocator.set_withheld(&snapshot.withheld);
         allocator.set_ranges(&snapshot.ranges);
         allocator
     }
