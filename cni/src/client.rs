@@ -5,35 +5,59 @@ use meshd_model::cni::{Call, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Respon
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// Sends a call to the daemon that listens at `socket` and gives its answer, by `deadline` at the latest.
+/// Between two looks for a daemon that went away.
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+
+/// Sends a call to the daemon that listens at `socket` and gives its answer, by `deadline` at the latest. A daemon that
+/// goes away before it has answered is waited for, and asked again: every call may be sent twice, ADD by its token.
 ///
-/// Error code 11, try again later, where the daemon is absent, silent, or goes away; 6 where what answers is no
+/// Error code 11, try again later, where the daemon is absent, silent, or does not come back; 6 where what answers is no
 /// meshd; 5 where the system forbids; else the daemon's own error.
-pub fn exchange(socket: &Path, call: Call, deadline: Instant) -> Result<Response, CniError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let request = encode(call, left)?;
-    let path = socket.to_owned();
-    let done = deadline::within(deadline, move || talk(&path, &request));
-    let line = match done {
-        Ok(Some(Ok(line))) => line,
-        Ok(Some(Err(failure))) => return Err(failure.at(socket)),
-        Ok(None) => return Err(Failure::Silent.at(socket)),
-        Err(error) => return Err(Failure::Lost("start a thread", error).at(socket)),
-    };
-    match decode(&line) {
-        Ok(Response::Error(error)) => Err(error),
-        Ok(response) => Ok(response),
-        Err(reason) => Err(Failure::Foreign(reason).at(socket)),
+pub fn exchange(socket: &Path, call: &Call, deadline: Instant) -> Result<Response, CniError> {
+    let mut cut_off = false;
+    loop {
+        let over = Instant::now() + PAUSE >= deadline;
+        match exchange_once(socket, call, deadline) {
+            Ok(Response::Error(error)) if !(cut_off && error.code == code::TRY_AGAIN && !over) => {
+                return Err(error);
+            }
+            // A daemon that has just come back, and does not know its node yet.
+            Ok(Response::Error(_)) => {}
+            Ok(response) => return Ok(response),
+            Err(failure) if over => return Err(failure.at(socket)),
+            Err(failure) if failure.is_cut_off() => cut_off = true,
+            Err(Failure::Absent(_)) if cut_off => {}
+            Err(failure) => return Err(failure.at(socket)),
+        }
+        thread::sleep(PAUSE);
     }
 }
 
+/// The same, for one connection.
+pub(crate) fn exchange_once(socket: &Path, call: &Call, deadline: Instant) -> Result<Response, Failure> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let request = encode(call, left).map_err(Failure::Own)?;
+    let path = socket.to_owned();
+    let done = deadline::within(deadline, move || talk(&path, &request));
+    let line = match done {
+        Ok(Some(line)) => line?,
+        Ok(None) => return Err(Failure::Silent),
+        Err(error) => return Err(Failure::Thread(error)),
+    };
+    decode(&line).map_err(Failure::Foreign)
+}
+
 /// A request as a line.
-fn encode(call: Call, left: Duration) -> Result<Vec<u8>, CniError> {
+fn encode(call: &Call, left: Duration) -> Result<Vec<u8>, CniError> {
     let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-    let mut line = serde_json::to_vec(&Request { deadline_ms, call })
-        .map_err(|reason| error(code::DECODE, "the request does not serialise", reason.to_string()))?;
+    let mut line = serde_json::to_vec(&Request {
+        deadline_ms,
+        call: call.clone(),
+    })
+    .map_err(|reason| error(code::DECODE, "the request does not serialise", reason.to_string()))?;
     line.push(b'\n');
     if line.len() > REQUEST_MAX {
         let details = format!(
@@ -84,7 +108,10 @@ fn read_line(stream: UnixStream) -> Result<Vec<u8>, Failure> {
 }
 
 /// Why there is no answer.
-enum Failure {
+pub(crate) enum Failure {
+    /// Nothing was sent.
+    Own(CniError),
+    Thread(io::Error),
     Absent(io::Error),
     Forbidden(io::Error),
     Lost(&'static str, io::Error),
@@ -102,9 +129,23 @@ impl Failure {
         }
     }
 
-    fn at(self, socket: &Path) -> CniError {
+    /// Whether a daemon was there and went away, so that nobody knows how far it came.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(
+            self,
+            Failure::Closed | Failure::Lost("send the request" | "read the answer", _)
+        )
+    }
+
+    pub(crate) fn at(self, socket: &Path) -> CniError {
         let socket = socket.display();
         match self {
+            Failure::Own(error) => error,
+            Failure::Thread(reason) => error(
+                code::TRY_AGAIN,
+                format!("cannot start a thread to talk to meshd: {reason}"),
+                "the node has no more processes to give",
+            ),
             Failure::Absent(reason) => error(
                 code::TRY_AGAIN,
                 format!("meshd does not listen at {socket}: {reason}"),

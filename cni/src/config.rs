@@ -4,8 +4,12 @@
 use crate::environment::is_identifier;
 use crate::version::Version;
 use crate::{error, quoted};
+use meshd_model::AttachmentId;
+use meshd_model::attachment::MacAddr;
 use meshd_model::cni::{CniError, SOCKET, code};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,12 +19,13 @@ pub const MAX: usize = 1 << 20;
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The shortest and the longest `timeoutSeconds`.
 const TIMEOUTS: (f64, f64) = (0.1, 300.0);
+/// Key of the attachments that GC is to leave.
+pub const VALID: &str = "cni.dev/valid-attachments";
 /// Longest path that a Unix socket address holds, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Keys that need not mean anything to this plugin: the specification's, and what runtimes add.
-const TOLERATED: [&str; 10] = [
-    "args",
+const TOLERATED: [&str; 8] = [
     "capabilities",
     "cniVersions",
     "disableCheck",
@@ -28,15 +33,19 @@ const TOLERATED: [&str; 10] = [
     "ipMasq",
     "loadOnlyInlinedPlugins",
     "name",
-    "runtimeConfig",
     "type",
 ];
+
+/// Keys of `runtimeConfig` that plugins behind us in the list serve.
+const OTHERS_CAPABILITIES: [&str; 2] = ["bandwidth", "portMappings"];
 
 /// A network configuration, as far as this plugin uses it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `cniVersion`
     pub version: Version,
+    /// `name` of the network; empty where it is none, which is refused for all but DEL.
+    pub network: String,
     /// `socket`: path of the daemon's socket.
     pub socket: PathBuf,
     /// `timeoutSeconds`: how long an invocation may take.
@@ -45,6 +54,19 @@ pub struct Config {
     pub dns: Value,
     /// `prevResult`
     pub prev_result: Option<Value>,
+    /// `runtimeConfig` and `args.cni`.
+    pub asked: Asked,
+    /// `cni.dev/valid-attachments`
+    pub valid: Option<Vec<AttachmentId>>,
+}
+
+/// What `runtimeConfig` (capabilities `ips` and `mac`) and `args.cni` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Addresses; a prefix length is passed over.
+    pub ips: Vec<IpAddr>,
+    /// `runtimeConfig` goes before `args.cni`, as with the reference plugins.
+    pub mac: Option<MacAddr>,
 }
 
 /// What a configuration is read for.
@@ -55,13 +77,22 @@ pub enum Purpose {
     /// To detach: only what DEL needs must be right, so that a configuration which went bad in the meantime leaks
     /// nothing.
     Detach,
+    /// To collect: as to detach, but the network must have its name.
+    Collect,
 }
 
 /// Reads a configuration. Errors: 6 for what is no JSON, 1 for the version, 2 for a key that would be ignored, 7 for
 /// all else.
 pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Config, CniError> {
     let object = object(bytes)?;
+    let attach = purpose == Purpose::Attach;
     let config = Config {
+        network: name(&object).unwrap_or_default(),
+        asked: if attach { asked(&object)? } else { Asked::default() },
+        valid: (purpose == Purpose::Collect)
+            .then(|| valid(&object))
+            .transpose()?
+            .flatten(),
         version: version(&object)?,
         socket: socket(&object)?,
         timeout: timeout(&object)?,
@@ -71,8 +102,10 @@ pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Config, CniError> {
             .unwrap_or_else(|| Value::Object(Map::new())),
         prev_result: object.get("prevResult").filter(|value| !value.is_null()).cloned(),
     };
-    if purpose == Purpose::Attach {
-        check_name(&object)?;
+    if purpose != Purpose::Detach {
+        name(&object)?;
+    }
+    if attach {
         check_keys(&object)?;
         check_dns(&config.dns)?;
     }
@@ -158,9 +191,9 @@ fn timeout(object: &Map<String, Value>) -> Result<Duration, CniError> {
     })
 }
 
-fn check_name(object: &Map<String, Value>) -> Result<(), CniError> {
+fn name(object: &Map<String, Value>) -> Result<String, CniError> {
     match object.get("name") {
-        Some(Value::String(name)) if is_identifier(name) => Ok(()),
+        Some(Value::String(name)) if is_identifier(name) => Ok(name.clone()),
         Some(_) => Err(invalid(
             "name must be letters, digits, '_', '.' and '-', and begin with a letter or digit",
         )),
@@ -173,7 +206,9 @@ fn check_name(object: &Map<String, Value>) -> Result<(), CniError> {
 fn check_keys(object: &Map<String, Value>) -> Result<(), CniError> {
     for (key, value) in object {
         let known = match key.as_str() {
-            "cniVersion" | "socket" | "timeoutSeconds" | "dns" | "prevResult" => true,
+            "args" | "cniVersion" | "socket" | "timeoutSeconds" | "dns" | "prevResult" | "runtimeConfig" => {
+                true
+            }
             // Addresses are meshd's own matter; an empty object asks for nothing.
             "ipam" => value.as_object().is_some_and(Map::is_empty) || value.is_null(),
             key => TOLERATED.contains(&key) || key.starts_with("cni.dev/"),
@@ -187,6 +222,86 @@ fn check_keys(object: &Map<String, Value>) -> Result<(), CniError> {
         }
     }
     Ok(())
+}
+
+/// Capabilities are for the plugin that declares them, so that what is none of ours is refused. What `args.cni` has
+/// besides is for whom it concerns (CNI conventions, "args").
+fn asked(object: &Map<String, Value>) -> Result<Asked, CniError> {
+    let mut asked = Asked::default();
+    let from_args = object.get("args").and_then(|args| args.get("cni"));
+    let from_runtime = object.get("runtimeConfig");
+    for (place, keys) in [("args.cni", from_args), ("runtimeConfig", from_runtime)] {
+        for (key, value) in keys.and_then(Value::as_object).into_iter().flatten() {
+            match key.as_str() {
+                _ if value.is_null() => {}
+                "ips" => asked.ips.extend(ips(place, value)?),
+                "mac" => asked.mac = mac(place, value)?.or(asked.mac),
+                key if place == "args.cni" || OTHERS_CAPABILITIES.contains(&key) => {}
+                key => {
+                    return Err(error(
+                        code::UNSUPPORTED,
+                        format!("unsupported key {} in runtimeConfig", quoted(key)),
+                        format!(
+                            "its value is {}; take the capability from this plugin",
+                            quoted(&value.to_string())
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(asked)
+}
+
+fn ips(place: &str, value: &Value) -> Result<Vec<IpAddr>, CniError> {
+    let wrong = |found: &Value| {
+        let found = quoted(&found.to_string());
+        invalid(format!(
+            "{place}.ips has {found}: it is a list of IP addresses, each a text"
+        ))
+    };
+    let list = value.as_array().ok_or_else(|| wrong(value))?;
+    list.iter()
+        .map(|ip| {
+            ip.as_str()
+                .and_then(|text| crate::address(text).ok())
+                .ok_or_else(|| wrong(ip))
+        })
+        .collect()
+}
+
+fn mac(place: &str, value: &Value) -> Result<Option<MacAddr>, CniError> {
+    let text = value.as_str().unwrap_or("?");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|why| invalid(format!("{place}.mac is {}: {why}", quoted(&value.to_string()))))
+}
+
+/// What GC is to leave (CNI specification 1.1.0, section 2, "GC").
+fn valid(object: &Map<String, Value>) -> Result<Option<Vec<AttachmentId>>, CniError> {
+    #[derive(Deserialize)]
+    struct Attachment {
+        #[serde(rename = "containerID")]
+        container_id: String,
+        ifname: String,
+    }
+    let Some(list) = object.get(VALID).filter(|list| !list.is_null()) else {
+        return Ok(None);
+    };
+    let list: Vec<Attachment> = Deserialize::deserialize(list).map_err(|found: serde_json::Error| {
+        let found = crate::reason(&found);
+        invalid(format!(
+            "{VALID} is a list of attachments, each with containerID and ifname: {found}"
+        ))
+    })?;
+    let ids = list.into_iter().map(|attachment| AttachmentId {
+        container_id: attachment.container_id,
+        ifname: attachment.ifname,
+    });
+    Ok(Some(ids.collect()))
 }
 
 fn check_dns(dns: &Value) -> Result<(), CniError> {

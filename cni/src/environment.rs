@@ -1,23 +1,29 @@
 //! The `CNI_*` variables (CNI specification 1.1.0, section 2, "Parameters").
 
+use crate::args::{self, Args};
 use crate::{error, quoted};
-use meshd_model::cni::{Add, CniError, Wants, code};
+use meshd_model::AttachmentId;
+use meshd_model::cni::{CniError, code};
 use meshd_model::kernel::IFNAME_MAX;
-use meshd_model::{AttachmentId, PodRef};
 use std::ffi::OsString;
 
 /// Longest container id, in bytes. Runtimes use 64; the daemon's store makes file names of them.
 pub const CONTAINER_ID_MAX: usize = 200;
 /// Longest path of a network namespace, in bytes (PATH_MAX).
 const NETNS_MAX: usize = 4096;
-/// Longest name of a Kubernetes object, in bytes.
-const NAME_MAX: usize = 253;
 
 /// What the runtime asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// `CNI_COMMAND=ADD`
-    Add(Add),
+    Add {
+        /// Container and interface.
+        id: AttachmentId,
+        /// `CNI_NETNS`
+        netns: String,
+        /// `CNI_ARGS`
+        args: Args,
+    },
     /// `CNI_COMMAND=DEL`
     Del(AttachmentId),
     /// `CNI_COMMAND=CHECK`
@@ -27,6 +33,10 @@ pub enum Invocation {
         /// `CNI_NETNS`
         netns: String,
     },
+    /// `CNI_COMMAND=GC`
+    Gc,
+    /// `CNI_COMMAND=STATUS`
+    Status,
     /// `CNI_COMMAND=VERSION`
     Version,
 }
@@ -40,24 +50,23 @@ pub fn parse(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Invocation, Cn
     };
     let command = reader.required("CNI_COMMAND", |_| Ok(()));
     let invocation = match command.as_str() {
-        "ADD" => Invocation::Add(Add {
+        "ADD" => Invocation::Add {
             id: reader.attachment(),
             netns: reader.required("CNI_NETNS", netns),
-            pod: reader.pod(),
-            wants: Wants::default(),
-            token: 0,
-            network: String::new(),
-        }),
+            args: reader.args(),
+        },
         "DEL" => Invocation::Del(reader.attachment()),
         "CHECK" => Invocation::Check {
             id: reader.attachment(),
             netns: reader.required("CNI_NETNS", netns),
         },
+        "GC" => Invocation::Gc,
+        "STATUS" => Invocation::Status,
         "VERSION" => Invocation::Version,
         "" => return Err(reader.error()),
         other => {
             let problem = format!(
-                "CNI_COMMAND is {}: this plugin knows ADD, DEL, CHECK and VERSION",
+                "CNI_COMMAND is {}: this plugin knows ADD, DEL, CHECK, GC, STATUS and VERSION",
                 quoted(other)
             );
             reader.problems.push(problem);
@@ -85,15 +94,14 @@ impl Reader<'_> {
         }
     }
 
-    fn pod(&mut self) -> Option<PodRef> {
-        let args = self.optional("CNI_ARGS")?;
-        match pod(&args) {
-            Ok(pod) => pod,
-            Err(reason) => {
-                self.problems.push(format!("CNI_ARGS {reason}"));
-                None
-            }
-        }
+    fn args(&mut self) -> Args {
+        let Some(text) = self.optional("CNI_ARGS") else {
+            return Args::default();
+        };
+        args::parse(&text).unwrap_or_else(|reason| {
+            self.problems.push(format!("CNI_ARGS {reason}"));
+            Args::default()
+        })
     }
 
     fn required(&mut self, name: &str, check: fn(&str) -> Result<(), &'static str>) -> String {
@@ -167,36 +175,4 @@ fn netns(text: &str) -> Result<(), &'static str> {
         return Err("the path of a network namespace is absolute and has at most 4096 bytes");
     }
     Ok(())
-}
-
-/// The pod that `CNI_ARGS` names, `K8S_POD_NAMESPACE=..;K8S_POD_NAME=..;K8S_POD_UID=..` among others.
-fn pod(args: &str) -> Result<Option<PodRef>, String> {
-    let (mut namespace, mut name, mut uid) = ("", "", "");
-    for pair in args.split(';').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| format!("has {}, which is no KEY=VALUE", quoted(pair)))?;
-        match key {
-            "K8S_POD_NAMESPACE" => namespace = value,
-            "K8S_POD_NAME" => name = value,
-            "K8S_POD_UID" => uid = value,
-            _ => {}
-        }
-    }
-    if namespace.is_empty() && name.is_empty() {
-        return Ok(None);
-    }
-    for (key, value) in [("K8S_POD_NAMESPACE", namespace), ("K8S_POD_NAME", name)] {
-        if value.len() > NAME_MAX || !is_identifier(value) {
-            return Err(format!("has {key}={}, which names no object", quoted(value)));
-        }
-    }
-    if uid.len() > NAME_MAX || !(uid.is_empty() || is_identifier(uid)) {
-        return Err(format!("has K8S_POD_UID={}, which is no UID", quoted(uid)));
-    }
-    Ok(Some(PodRef {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: uid.to_owned(),
-    }))
 }

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! environment  CNI_* variables           -> Invocation
+//! args         CNI_ARGS                  -> the pod, and what else is asked for
 //! config       network configuration     -> Config
-//! previous     prevResult of CHECK       -> addresses
+//! previous     prevResult                -> Previous
 //! client       Call -> daemon -> Response, in bounded time
+//! note         DEL without a daemon: a note for its next start
+//! link         DEL without a daemon: the interface goes at once
 //! result       Added, or an error        -> JSON
 //! plugin       all of them in order
 //! ```
@@ -12,16 +15,21 @@
 //! What parses and renders is pure. What waits does so on a thread of its own, which is left behind at the
 //! deadline: the process ends then.
 
+pub mod args;
 pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod environment;
+pub mod link;
+pub mod note;
 pub mod plugin;
 pub mod previous;
 pub mod result;
 pub mod version;
 
+use ipnetwork::IpNetwork;
 use meshd_model::cni::CniError;
+use std::net::IpAddr;
 
 /// Builds an error: one of [`meshd_model::cni::code`], what happened, and what to do or what exactly was found.
 fn error(code: u32, msg: impl Into<String>, details: impl Into<String>) -> CniError {
@@ -30,6 +38,14 @@ fn error(code: u32, msg: impl Into<String>, details: impl Into<String>) -> CniEr
         msg: msg.into(),
         details: details.into(),
     }
+}
+
+/// An address, with or without the length of a prefix, which says nothing of a pod's own.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let network = text.parse::<IpNetwork>();
+    network
+        .map(|network| network.ip())
+        .map_err(|_| "no IP address".to_owned())
 }
 
 /// A parser's reason, which may hold all of what it could not parse, cut short.

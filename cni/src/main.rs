@@ -13,20 +13,30 @@ const HELP: &str = "\
 The CNI plugin of meshd. A container runtime starts it; it asks the meshd of its node, and prints the result.
 
 It takes no arguments. In the environment:
-  CNI_COMMAND       ADD, DEL, CHECK or VERSION
-  CNI_CONTAINERID   the container (not for VERSION, as all that follows)
+  CNI_COMMAND       ADD, DEL, CHECK, GC, STATUS or VERSION
+  CNI_CONTAINERID   the container (for ADD, DEL and CHECK, as all that follows)
   CNI_IFNAME        name of the interface in the pod
   CNI_NETNS         path of the pod's network namespace (ADD and CHECK)
-  CNI_ARGS          K8S_POD_NAMESPACE=..;K8S_POD_NAME=..;K8S_POD_UID=.. (ADD)
+  CNI_ARGS          K8S_POD_NAMESPACE=..;K8S_POD_NAME=..;K8S_POD_UID=.., and IP=.., MAC=.., IgnoreUnknown=1 (ADD)
 
 On stdin, the network configuration, of which these keys are its own:
   socket            path of meshd's socket (default /run/meshd/meshd.sock)
   timeoutSeconds    how long it may take, 0.1 to 300 (default 10)
+Of the capabilities it takes ips and mac; bandwidth and portMappings are for plugins behind it in the list.
 
-On stdout, a result or an error, in JSON; the exit status is 0 or 1. Error code 11 says: try again later.
+On stdout, a result or an error, in JSON; the exit status is 0 or 1. The codes of errors:
+    1  the CNI version is none of 0.3.0 to 1.1.0         11  try again later
+    2  a key of the configuration is not supported       50  STATUS: no pod can be added
+    3  CHECK: the container is not attached              51  the same, and pods that run may be cut off
+    4  a variable is missing or wrong                   100  ADD: it is attached already
+    5  a file or the socket cannot be used              101  no address is free
+    6  what came is no JSON, or of another meshd        102  CHECK: it is not as ADD left it
+    7  the configuration is wrong                       103  the kernel refused
+    8  the pod's network namespace is gone
+Where no meshd runs, DEL deletes the pod's interface and leaves a note, beside the socket, of what else is to be done.
 
 For a node's containerd or CRI-O, in /etc/cni/net.d/10-meshd.conflist:
-  {\"cniVersion\": \"1.0.0\", \"name\": \"meshd\", \"plugins\": [{\"type\": \"meshd-cni\"}]}
+  {\"cniVersion\": \"1.1.0\", \"name\": \"meshd\", \"plugins\": [{\"type\": \"meshd-cni\"}]}
 By hand:
   CNI_COMMAND=VERSION meshd-cni
 ";

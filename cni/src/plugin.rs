@@ -1,19 +1,25 @@
 //! One invocation, from the environment to what is printed.
 
+use crate::args::Args;
+use crate::client::{self, Failure};
 use crate::config::{self, Config, Purpose};
 use crate::environment::{self, Invocation};
+use crate::note::Note;
 use crate::version::Version;
-use crate::{client, deadline, error, previous, result};
-use meshd_model::cni::{Add, Added, Call, Check, CniError, Response, code};
+use crate::{deadline, error, link, previous, result};
+use meshd_model::AttachmentId;
+use meshd_model::cni::{Add, Call, CniError, Gc, Response, Wants, code};
 use serde_json::Value;
 use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// What an invocation ends with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// For stdout; DEL and CHECK print nothing when they succeed.
+    /// For stdout; DEL, CHECK, GC and STATUS print nothing when they succeed.
     pub output: Option<Value>,
     /// Whether the exit status is 0.
     pub success: bool,
@@ -54,55 +60,165 @@ fn invoke(
     }
     let purpose = match invocation {
         Invocation::Del(_) => Purpose::Detach,
+        Invocation::Gc => Purpose::Collect,
         _ => Purpose::Attach,
     };
     let config = config::parse(&bytes, purpose)?;
     let deadline = started + config.timeout;
     match invocation {
-        Invocation::Add(call) => add(&config, call, deadline).map(Some),
-        Invocation::Del(id) => done(client::exchange(&config.socket, Call::Del(id), deadline)?),
-        Invocation::Check { id, netns } => {
-            if config.version < Version::V0_4_0 {
-                let msg = format!("CHECK is not part of CNI {}", config.version.as_str());
-                return Err(error(code::VERSION, msg, "it is from 0.4.0 on"));
-            }
-            let addresses = previous::addresses(config.prev_result.as_ref(), &id.ifname)?;
-            let call = Call::Check(Check {
-                id,
-                netns,
-                addresses,
-                mac: None,
-                mtu: None,
-                host: None,
-            });
-            done(client::exchange(&config.socket, call, deadline)?)
-        }
+        Invocation::Add { id, netns, args } => add(&config, id, netns, args, deadline).map(Some),
+        Invocation::Del(id) => del(&config, id, deadline),
+        Invocation::Check { id, netns } => check(&config, id, netns, deadline),
+        Invocation::Gc => gc(config, deadline),
+        Invocation::Status => status(&config, deadline),
         Invocation::Version => Ok(None),
     }
 }
 
-fn add(config: &Config, call: Add, deadline: Instant) -> Result<Value, CniError> {
-    if config.prev_result.is_some() {
-        return Err(error(
-            code::UNSUPPORTED,
-            "unsupported key \"prevResult\" for ADD",
-            "meshd-cni makes the pod's interface, so it comes first in the list of plugins",
-        ));
+/// A verb that older versions do not have.
+fn since(since: Version, verb: &str, config: &Config) -> Result<(), CniError> {
+    if config.version >= since {
+        return Ok(());
     }
-    let (ifname, netns) = (call.id.ifname.clone(), call.netns.clone());
-    match client::exchange(&config.socket, Call::Add(call), deadline)? {
-        Response::Added(added) => Ok(render(config, &added, &ifname, &netns)),
-        _ => Err(unexpected()),
+    let msg = format!("{verb} is not part of CNI {}", config.version.as_str());
+    Err(error(
+        code::VERSION,
+        msg,
+        format!("it is from {} on", since.as_str()),
+    ))
+}
+
+fn add(
+    config: &Config,
+    id: AttachmentId,
+    netns: String,
+    args: Args,
+    deadline: Instant,
+) -> Result<Value, CniError> {
+    let previous = config.prev_result.as_ref().map(previous::parse).transpose()?;
+    let previous = previous.unwrap_or_default();
+    previous.check_free(&id.ifname, &netns)?;
+    let call = Call::Add(Add {
+        wants: Wants {
+            ips: requested(&config.asked.ips, &args.ips)?,
+            mac: config.asked.mac.or(args.mac),
+            secondary: previous.has_default_route(),
+        },
+        id: id.clone(),
+        netns: netns.clone(),
+        pod: args.pod,
+        token: token(),
+        network: config.network.clone(),
+    });
+    let Response::Added(added) = client::exchange(&config.socket, &call, deadline)? else {
+        return Err(unexpected());
+    };
+    let asked = result::Asked {
+        version: config.version,
+        ifname: &id.ifname,
+        netns: &netns,
+        dns: &config.dns,
+        previous: &previous,
+    };
+    Ok(result::added(&asked, &added))
+}
+
+/// What is asked for in several places at once may be the same, not different.
+fn requested(config: &[IpAddr], args: &[IpAddr]) -> Result<Vec<IpAddr>, CniError> {
+    let mut ips: Vec<IpAddr> = config.iter().chain(args).copied().collect();
+    ips.sort_unstable();
+    ips.dedup();
+    for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+        let of_family: Vec<_> = ips.iter().filter(|ip| family(ip)).collect();
+        if let [first, second, ..] = of_family[..] {
+            return Err(error(
+                code::CONFIG,
+                format!("{first} and {second} are both asked for"),
+                "a pod has one address of each family: see runtimeConfig.ips, args.cni.ips and IP of CNI_ARGS",
+            ));
+        }
+    }
+    Ok(ips)
+}
+
+/// Drawn for this call. The standard library's hasher takes its keys from the system's randomness.
+fn token() -> u64 {
+    RandomState::new().hash_one(std::process::id()).max(1)
+}
+
+/// A daemon that is not there does not keep DEL from succeeding: it finds a note when it starts. One that is there and
+/// says nothing does.
+fn del(config: &Config, id: AttachmentId, deadline: Instant) -> Result<Option<Value>, CniError> {
+    let socket = &config.socket;
+    let call = Call::Del(id.clone());
+    let mut note = None;
+    loop {
+        match client::exchange_once(socket, &call, deadline) {
+            Err(Failure::Absent(_)) if note.is_none() => note = Some(Note::write(socket, &id)?),
+            // It was not there after the note was.
+            Err(Failure::Absent(_)) => {
+                // What fails here the daemon does when it starts.
+                let _ = link::delete(&id.host_ifname(), deadline);
+                return Ok(None);
+            }
+            Err(failure) if failure.is_cut_off() && Instant::now() + client::PAUSE < deadline => {
+                std::thread::sleep(client::PAUSE);
+            }
+            answered => {
+                note.take().into_iter().for_each(Note::remove);
+                return done(answered.map_err(|failure| failure.at(socket))?);
+            }
+        }
     }
 }
 
-fn render(config: &Config, added: &Added, ifname: &str, netns: &str) -> Value {
-    result::added(config.version, added, ifname, netns, &config.dns)
+fn check(
+    config: &Config,
+    id: AttachmentId,
+    netns: String,
+    deadline: Instant,
+) -> Result<Option<Value>, CniError> {
+    since(Version::V0_4_0, "CHECK", config)?;
+    let Some(value) = &config.prev_result else {
+        let details = "CHECK needs prevResult, the result of ADD";
+        return Err(error(code::CONFIG, "invalid network configuration", details));
+    };
+    let check = previous::parse(value)?.check(id, netns)?;
+    done(client::exchange(&config.socket, &Call::Check(check), deadline)?)
+}
+
+fn gc(config: Config, deadline: Instant) -> Result<Option<Value>, CniError> {
+    since(Version::V1_1_0, "GC", &config)?;
+    // What lists nothing by mistake would remove everything.
+    let Some(valid) = config.valid else {
+        let details = format!("GC needs {}, the attachments that stay", config::VALID);
+        return Err(error(code::CONFIG, "invalid network configuration", details));
+    };
+    let network = config.network;
+    done(client::exchange(
+        &config.socket,
+        &Call::Gc(Gc { network, valid }),
+        deadline,
+    )?)
+}
+
+/// No daemon to ask is as good an answer as its own.
+fn status(config: &Config, deadline: Instant) -> Result<Option<Value>, CniError> {
+    since(Version::V1_1_0, "STATUS", config)?;
+    let asked = client::exchange_once(&config.socket, &Call::CniStatus, deadline);
+    let answered = asked.map_err(|failure| failure.at(&config.socket)).and_then(done);
+    answered.map_err(|mut error| {
+        if error.code == code::TRY_AGAIN {
+            error.code = code::NOT_AVAILABLE;
+        }
+        error
+    })
 }
 
 fn done(response: Response) -> Result<Option<Value>, CniError> {
     match response {
         Response::Done => Ok(None),
+        Response::Error(error) => Err(error),
         _ => Err(unexpected()),
     }
 }

@@ -1,40 +1,64 @@
 //! What goes to stdout (CNI specification 1.1.0, section 5, "Result types").
 
+use crate::previous::Previous;
 use crate::version::Version;
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Added, CniError};
 use serde_json::{Value, json};
 
-/// The pod's end in the list of interfaces.
-const POD_END: usize = 1;
+/// What ADD was asked for, as far as its result says so.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// `cniVersion`
+    pub version: Version,
+    /// `CNI_IFNAME`
+    pub ifname: &'a str,
+    /// `CNI_NETNS`
+    pub netns: &'a str,
+    /// `dns` of the configuration.
+    pub dns: &'a Value,
+    /// Of the plugins before us.
+    pub previous: &'a Previous,
+}
 
-/// ADD's success.
+/// ADD's success: what the plugins before us have made, and behind it what we have.
 #[must_use]
-pub fn added(version: Version, added: &Added, ifname: &str, netns: &str, dns: &Value) -> Value {
+pub fn added(asked: &Asked<'_>, added: &Added) -> Value {
+    let version = asked.version;
+    let list = |name| asked.previous.list(name, version);
+    let (mut interfaces, mut ips, mut routes) = (list("interfaces"), list("ips"), list("routes"));
+    let pod_end = interfaces.len() + 1;
+    interfaces.extend(ends(asked, added));
+    for (address, gateway) in &added.ips {
+        let mut ip = json!({ "address": address, "gateway": gateway, "interface": pod_end });
+        if version < Version::V1_0_0 {
+            ip["version"] = json!(family(&address.to_string()));
+        }
+        ips.push(ip);
+        if !added.secondary {
+            routes.push(json!({ "dst": everything(*address), "gw": gateway }));
+        }
+    }
+    let own_dns = asked.dns.as_object().is_some_and(|dns| !dns.is_empty());
+    let dns = asked.previous.dns().filter(|_| !own_dns);
+    json!({
+        "cniVersion": version.as_str(),
+        "interfaces": interfaces,
+        "ips": ips,
+        "routes": routes,
+        "dns": dns.as_ref().unwrap_or(asked.dns),
+    })
+}
+
+/// The host's end of the veth pair, then the pod's.
+fn ends(asked: &Asked<'_>, added: &Added) -> [Value; 2] {
     let mut host_end = json!({ "name": added.host_ifname, "mac": added.host_mac });
-    let mut pod_end = json!({ "name": ifname, "mac": added.mac, "sandbox": netns });
-    if version >= Version::V1_1_0 {
+    let mut pod_end = json!({ "name": asked.ifname, "mac": added.mac, "sandbox": asked.netns });
+    if asked.version >= Version::V1_1_0 {
         host_end["mtu"] = json!(added.mtu);
         pod_end["mtu"] = json!(added.mtu);
     }
-    let ips = added.ips.iter().map(|(address, gateway)| {
-        let mut ip = json!({ "address": address, "gateway": gateway, "interface": POD_END });
-        if version < Version::V1_0_0 {
-            ip["version"] = json!(if address.is_ipv4() { "4" } else { "6" });
-        }
-        ip
-    });
-    let routes = added
-        .ips
-        .iter()
-        .map(|(address, gateway)| json!({ "dst": everything(*address), "gw": gateway }));
-    json!({
-        "cniVersion": version.as_str(),
-        "interfaces": [host_end, pod_end],
-        "ips": ips.collect::<Vec<_>>(),
-        "routes": routes.collect::<Vec<_>>(),
-        "dns": dns,
-    })
+    [host_end, pod_end]
 }
 
 /// VERSION's success.
@@ -55,6 +79,11 @@ pub fn failed(version: Version, error: &CniError) -> Value {
         "msg": error.msg,
         "details": error.details,
     })
+}
+
+/// `version` of an address, as results had it before 1.0.0.
+pub(crate) fn family(address: &str) -> &'static str {
+    if address.contains(':') { "6" } else { "4" }
 }
 
 /// The default route of an address's family.

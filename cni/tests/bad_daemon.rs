@@ -41,10 +41,25 @@ fn waiting(config: Value, timeout: Duration) -> Value {
 /// Runs every verb that asks the daemon; each must fail with this code.
 #[track_caller]
 fn all_fail(config: &Value, code: u32) -> Vec<(Value, Duration)> {
+    some_fail(&["ADD", "DEL", "CHECK", "GC"], config, code)
+}
+
+#[track_caller]
+fn some_fail(verbs: &[&str], config: &Value, code: u32) -> Vec<(Value, Duration)> {
     let mut add = config.clone();
     add.as_object_mut().unwrap().remove("prevResult");
-    [("ADD", &add), ("DEL", config), ("CHECK", config)]
-        .into_iter()
+    let gc = with(
+        config.clone(),
+        &json!({ "cniVersion": "1.1.0", "cni.dev/valid-attachments": [] }),
+    );
+    let of = |verb: &str| match verb {
+        "ADD" => &add,
+        "GC" | "STATUS" => &gc,
+        _ => config,
+    };
+    verbs
+        .iter()
+        .map(|verb| (*verb, of(verb)))
         .map(|(verb, config)| {
             let run = run(verb, config);
             assert!(run.took < TIMEOUT + LATE, "{verb}: {run:?}");
@@ -62,7 +77,12 @@ fn all_time_out(config: &Value) {
             "{error}"
         );
     }
+    // Whatever keeps the daemon from answering, no pod can be added.
+    some_fail(&["STATUS"], config, 50);
 }
+
+/// DEL succeeds: see without_a_daemon.rs.
+const IN_NEED: [&str; 3] = ["ADD", "CHECK", "GC"];
 
 #[test]
 fn absent() {
@@ -74,18 +94,20 @@ fn absent() {
             "{error}"
         )
     };
-    all_fail(&patient(config(&path)), 11)
-        .iter()
-        .for_each(|(error, _)| refused(error));
+    let absent = |path: &Path| {
+        let config = patient(config(path));
+        let failed = some_fail(&IN_NEED, &config, 11);
+        failed.iter().for_each(|(error, _)| refused(error));
+        refused(&some_fail(&["STATUS"], &config, 50)[0].0);
+    };
+    absent(&path);
     // A socket that a killed daemon has left behind.
     drop(UnixListener::bind(&path).unwrap());
-    all_fail(&patient(config(&path)), 11)
-        .iter()
-        .for_each(|(error, _)| refused(error));
+    absent(&path);
     // No socket at all.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, b"").unwrap();
-    all_fail(&patient(config(&path)), 11);
+    absent(&path);
 }
 
 #[test]
@@ -179,7 +201,11 @@ fn an_answer_to_another_question() {
 fn closed_early() {
     for answer in [&b""[..], b"{\"added\":", b"\"done\""] {
         let daemon = Daemon::saying(answer);
-        for (error, _) in all_fail(&patient(daemon.config()), 11) {
+        for (error, took) in all_fail(&impatient(daemon.config()), 11) {
+            assert!(
+                took + Duration::from_millis(200) > TIMEOUT,
+                "it may come back: {took:?}"
+            );
             assert!(
                 error["details"].as_str().unwrap().contains("restarted"),
                 "{error}"
@@ -187,7 +213,7 @@ fn closed_early() {
         }
     }
     let daemon = Daemon::serving(drop::<UnixStream>);
-    all_fail(&patient(daemon.config()), 11);
+    all_fail(&impatient(daemon.config()), 11);
 }
 
 #[test]
@@ -237,6 +263,6 @@ fn the_default_socket_is_named_when_nothing_listens() {
         return meshd_skip::skip(name, "a meshd runs on this machine");
     }
     let config = json!({ "cniVersion": "1.0.0", "name": "meshd", "type": "meshd-cni" });
-    let error = run("DEL", &config).failed(11);
+    let error = run("ADD", &config).failed(11);
     assert!(error["msg"].as_str().unwrap().contains(default), "{error}");
 }

@@ -63,7 +63,7 @@ fn invalid_variables_are_refused() {
     let invalid: [(&str, &[&[u8]]); 5] = [
         (
             "CNI_COMMAND",
-            &[b"add", b"GC", b"STATUS", b"ADD ", b"\xff", b"\n"],
+            &[b"add", b"REMOVE", b"STATE", b"ADD ", b"\xff", b"\n"],
         ),
         (
             "CNI_CONTAINERID",
@@ -211,7 +211,7 @@ fn keys_that_would_be_ignored_are_refused_by_name_and_value() {
         ("Socket", json!({ "Socket": "/x" })),
         ("plugins", json!({ "plugins": [] })),
         ("ipam", json!({ "ipam": { "type": "host-local" } })),
-        ("prevResult", json!({ "prevResult": { "cniVersion": "1.0.0" } })),
+        ("cgroupPath", json!({ "runtimeConfig": { "cgroupPath": "/a" } })),
     ];
     for (key, keys) in unsupported {
         let error = run("ADD", &with(absent(), &keys)).failed(2);
@@ -234,7 +234,7 @@ fn versions_that_are_not_spoken_are_refused() {
         "1.0.0\u{0}",
         "latest",
     ] {
-        for verb in ["ADD", "DEL", "CHECK"] {
+        for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
             let error = run(verb, &with(absent(), &json!({ "cniVersion": version }))).failed(1);
             assert_eq!(error["cniVersion"], "1.1.0");
             assert!(
@@ -248,6 +248,99 @@ fn versions_that_are_not_spoken_are_refused() {
     run("ADD", &unversioned).failed(1);
     let old = with(absent(), &json!({ "cniVersion": "0.3.1", "prevResult": {} }));
     run("CHECK", &old).failed(1);
+    for verb in ["GC", "STATUS"] {
+        let error = run(verb, &with(absent(), &json!({ "cniVersion": "1.0.0" }))).failed(1);
+        assert!(error["msg"].as_str().unwrap().contains(verb), "{error}");
+    }
+}
+
+/// What asks for an address or a MAC and is none is refused by its place; never is another given in its stead.
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let wrong = [
+        (
+            "runtimeConfig.ips",
+            json!({ "runtimeConfig": { "ips": "10.244.1.7" } }),
+        ),
+        (
+            "runtimeConfig.ips",
+            json!({ "runtimeConfig": { "ips": ["10.244.1.300"] } }),
+        ),
+        ("runtimeConfig.ips", json!({ "runtimeConfig": { "ips": [7] } })),
+        ("args.cni.ips", json!({ "args": { "cni": { "ips": ["x"] } } })),
+        (
+            "runtimeConfig.mac",
+            json!({ "runtimeConfig": { "mac": "02:00:00:00:00" } }),
+        ),
+        ("runtimeConfig.mac", json!({ "runtimeConfig": { "mac": 5 } })),
+        (
+            "args.cni.mac",
+            json!({ "args": { "cni": { "mac": "0200.0000.0001" } } }),
+        ),
+        (
+            "one address of each family",
+            json!({ "runtimeConfig": { "ips": ["10.244.1.7", "10.244.1.8/24"] } }),
+        ),
+    ];
+    for (place, keys) in wrong {
+        let error = run("ADD", &with(absent(), &keys)).failed(7);
+        assert!(error["details"].as_str().unwrap().contains(place), "{error}");
+    }
+    for args in [
+        "IP=10.0.0",
+        "MAC=1",
+        "Foo=1",
+        "IgnoreUnknown=0;Foo=1",
+        "IgnoreUnknown=yes",
+    ] {
+        let variables = replaced("ADD", "CNI_ARGS", Some(OsStr::new(args)));
+        let error = run_with(&variables, absent().to_string().as_bytes()).failed(4);
+        assert!(error["msg"].as_str().unwrap().contains("CNI_ARGS"), "{error}");
+    }
+}
+
+#[test]
+fn an_interface_of_its_name_before_it_is_refused() {
+    let previous = json!({ "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/pod" }] });
+    let error = run("ADD", &with(absent(), &json!({ "prevResult": previous }))).failed(7);
+    assert!(error["details"].as_str().unwrap().contains("eth0"), "{error}");
+    for none in [
+        json!("text"),
+        json!({ "interfaces": {} }),
+        json!({ "ips": [{ "address": "x" }] }),
+    ] {
+        let error = run("ADD", &with(absent(), &json!({ "prevResult": none }))).failed(7);
+        assert!(
+            error["details"].as_str().unwrap().contains("prevResult"),
+            "{error}"
+        );
+    }
+}
+
+/// A list that is not there by mistake would have GC remove every attachment.
+#[test]
+fn gc_needs_to_know_what_stays() {
+    let newest = with(absent(), &json!({ "cniVersion": "1.1.0" }));
+    for list in [
+        json!(null),
+        json!("x"),
+        json!([{}]),
+        json!([{ "containerID": "c" }]),
+        json!([7]),
+    ] {
+        let config = with(newest.clone(), &json!({ "cni.dev/valid-attachments": list }));
+        let error = run("GC", &config).failed(7);
+        assert!(
+            error["details"]
+                .as_str()
+                .unwrap()
+                .contains("cni.dev/valid-attachments"),
+            "{error}"
+        );
+    }
+    let mut nameless = newest;
+    nameless.as_object_mut().unwrap().remove("name");
+    run("GC", &nameless).failed(7);
 }
 
 #[test]

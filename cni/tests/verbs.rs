@@ -3,9 +3,9 @@
 mod common;
 
 use common::{CONTAINER, Daemon, NETNS, environment, id, run, run_with, with};
-use meshd_model::PodRef;
 use meshd_model::attachment::MacAddr;
-use meshd_model::cni::{Add, Added, Call, Check, CniError, Response, Wants};
+use meshd_model::cni::{Add, Added, Call, Check, CniError, Gc, Response, Wants};
+use meshd_model::{AttachmentId, PodRef};
 use serde_json::{Value, json};
 
 fn added() -> Added {
@@ -58,9 +58,13 @@ fn add() {
         pod: Some(pod),
         wants: Wants::default(),
         token: 0,
-        network: String::new(),
+        network: "meshd".to_owned(),
     };
-    assert_eq!(request.call, Call::Add(call));
+    let Call::Add(mut sent) = request.call else {
+        panic!("no ADD")
+    };
+    assert_ne!(std::mem::take(&mut sent.token), 0, "drawn for this call");
+    assert_eq!(sent, call);
     assert!(
         (5_000..=10_000).contains(&request.deadline_ms),
         "{}",
@@ -179,11 +183,151 @@ fn check() {
             "10.244.1.2/32".parse().unwrap(),
             "fd00:244:0:1::2/128".parse().unwrap(),
         ],
-        mac: None,
+        mac: Some(MacAddr([0xea, 0, 0, 0, 0, 2])),
         mtu: None,
+        // The host's end is found by its name, which is not the one of this result.
         host: None,
     };
     assert_eq!(daemon.request().call, Call::Check(call));
+}
+
+#[test]
+fn gc() {
+    let daemon = Daemon::answering(&Response::Done);
+    let keys = json!({
+        "cniVersion": "1.1.0",
+        "cni.dev/valid-attachments": [
+            { "containerID": CONTAINER, "ifname": "eth0" },
+            { "containerID": "other", "ifname": "net1" },
+        ],
+        "unheard-of": 1,
+    });
+    let config = with(daemon.config(), &keys);
+    let variables = [("CNI_COMMAND", "GC"), ("CNI_PATH", "/opt/cni/bin")];
+    let run = run_with(&variables, config.to_string().as_bytes());
+    assert_eq!(run.succeeded(), Value::Null);
+    let other = AttachmentId {
+        container_id: "other".to_owned(),
+        ifname: "net1".to_owned(),
+    };
+    let call = Gc {
+        network: "meshd".to_owned(),
+        valid: vec![id(), other],
+    };
+    assert_eq!(daemon.request().call, Call::Gc(call));
+}
+
+#[test]
+fn status() {
+    let daemon = Daemon::answering(&Response::Done);
+    let config = with(daemon.config(), &json!({ "cniVersion": "1.1.0" }));
+    let variables = [("CNI_COMMAND", "STATUS"), ("CNI_PATH", "/opt/cni/bin")];
+    let run = run_with(&variables, config.to_string().as_bytes());
+    assert_eq!(run.succeeded(), Value::Null);
+    assert_eq!(daemon.request().call, Call::CniStatus);
+    for code in [50, 51] {
+        let daemon = Daemon::answering(&Response::Error(CniError {
+            code,
+            msg: "the WireGuard device is not up".to_owned(),
+            details: "see meshctl status".to_owned(),
+        }));
+        let config = with(daemon.config(), &json!({ "cniVersion": "1.1.0" }));
+        run_with(&variables, config.to_string().as_bytes()).failed(code);
+    }
+}
+
+/// Addresses from all places count, the same one twice is one; of MACs runtimeConfig's goes before the others.
+#[test]
+fn addresses_and_a_mac_may_be_asked_for() {
+    let wants = |args: &str, keys: &Value| {
+        let daemon = Daemon::answering(&Response::Added(added()));
+        let mut variables = environment("ADD");
+        variables.retain(|(name, _)| *name != "CNI_ARGS");
+        variables.push(("CNI_ARGS", args.to_owned()));
+        run_with(&variables, with(daemon.config(), keys).to_string().as_bytes()).succeeded();
+        let Call::Add(add) = daemon.request().call else {
+            panic!("no ADD")
+        };
+        add.wants
+    };
+    let asked = |ips: &[&str], mac: Option<&str>| Wants {
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        mac: mac.map(|mac| mac.parse().unwrap()),
+        secondary: false,
+    };
+    let of_runtime = json!({ "runtimeConfig": { "ips": ["10.244.1.7/24", "fd00::7"], "mac": "02:00:00:00:00:07",
+        "portMappings": [], "bandwidth": {} } });
+    let both = asked(&["10.244.1.7", "fd00::7"], Some("02:00:00:00:00:07"));
+    assert_eq!(
+        wants("IgnoreUnknown=1;IP=10.244.1.7;MAC=02:00:00:00:00:01", &of_runtime),
+        both
+    );
+    let of_args =
+        json!({ "args": { "cni": { "ips": ["10.244.1.8"], "mac": "02:00:00:00:00:08", "labels": [] } } });
+    assert_eq!(
+        wants("", &of_args),
+        asked(&["10.244.1.8"], Some("02:00:00:00:00:08"))
+    );
+    assert_eq!(
+        wants("IP=10.244.1.9,fd00::9;MAC=02:00:00:00:00:09", &json!({})),
+        asked(&["10.244.1.9", "fd00::9"], Some("02:00:00:00:00:09"))
+    );
+    assert_eq!(
+        wants("IP=;MAC=;K8S_POD_INFRA_CONTAINER_ID=x", &json!({})),
+        Wants::default()
+    );
+}
+
+/// What came before stays, in the shape of the version that is spoken; indices are of the whole list.
+#[test]
+fn a_result_before_ours_is_kept() {
+    let previous = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{ "name": "dummy0", "sandbox": NETNS, "mtu": 1500, "mac": "02:00:00:00:00:05" }],
+        "ips": [{ "address": "192.0.2.9/24", "interface": 0, "version": "4" }],
+        "routes": [{ "dst": "198.51.100.0/24", "gw": "192.0.2.1", "priority": 5 }],
+        "dns": { "nameservers": ["192.0.2.53"] },
+    });
+    let of = |version: &str| {
+        let daemon = Daemon::answering(&Response::Added(added()));
+        let keys = json!({ "cniVersion": version, "prevResult": previous });
+        let result = run("ADD", &with(daemon.config(), &keys)).succeeded();
+        let Call::Add(add) = daemon.request().call else {
+            panic!("no ADD")
+        };
+        assert!(!add.wants.secondary);
+        result
+    };
+    let newest = of("1.1.0");
+    assert_eq!(newest["interfaces"][0], previous["interfaces"][0]);
+    assert_eq!(newest["interfaces"][2]["name"], "eth0");
+    assert_eq!(
+        newest["ips"][0],
+        json!({ "address": "192.0.2.9/24", "interface": 0 })
+    );
+    assert_eq!(newest["ips"][1]["interface"], 2);
+    assert_eq!(newest["routes"][0], previous["routes"][0]);
+    assert_eq!(newest["routes"].as_array().unwrap().len(), 3);
+    assert_eq!(newest["dns"], previous["dns"]);
+    let older = of("0.4.0");
+    assert_eq!(older["interfaces"][0].get("mtu"), None);
+    assert_eq!(older["ips"][0]["version"], "4");
+    assert_eq!(older["routes"][0].get("priority"), None);
+}
+
+#[test]
+fn a_default_route_before_ours_is_left_alone() {
+    let daemon = Daemon::answering(&Response::Added(Added {
+        secondary: true,
+        ..added()
+    }));
+    let previous = json!({ "routes": [{ "dst": "0.0.0.0/0", "gw": "192.0.2.1" }] });
+    let result = run("ADD", &with(daemon.config(), &json!({ "prevResult": previous }))).succeeded();
+    assert_eq!(result["routes"], previous["routes"]);
+    let Call::Add(add) = daemon.request().call else {
+        panic!("no ADD")
+    };
+    assert!(add.wants.secondary);
 }
 
 #[test]

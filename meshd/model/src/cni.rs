@@ -6,6 +6,7 @@ use crate::status::Status;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 /// Longest message, newline included. A cluster's status is the largest: about 400 bytes a peer.
 pub const MESSAGE_MAX: usize = 4 << 20;
@@ -13,6 +14,26 @@ pub const MESSAGE_MAX: usize = 4 << 20;
 pub const REQUEST_MAX: usize = 256 << 10;
 /// Default path of the daemon's socket.
 pub const SOCKET: &str = "/run/meshd/meshd.sock";
+
+/// Most notes of deletions that wait for the daemon's start.
+pub const NOTES_MAX: usize = 4096;
+/// Longest note, in bytes.
+pub const NOTE_MAX: usize = 1024;
+
+/// The folder of the notes that the plugin leaves where it finds no daemon for a DEL: a file an attachment, of which it
+/// holds the [`AttachmentId`] as JSON.
+#[must_use]
+pub fn notes_folder(socket: &Path) -> PathBuf {
+    let mut folder = socket.as_os_str().to_owned();
+    folder.push(".deleted");
+    folder.into()
+}
+
+/// Name of an attachment's note in [`notes_folder`].
+#[must_use]
+pub fn note_name(id: &AttachmentId) -> String {
+    id.host_ifname()
+}
 
 /// A request of the plugin or of `meshctl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

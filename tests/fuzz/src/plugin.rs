@@ -1,8 +1,9 @@
 //! What a runtime gives the plugin, and what the daemon answers it.
 
 use crate::check_error;
-use meshd_cni::config::{self, Purpose};
+use meshd_cni::config::{self, Config, Purpose};
 use meshd_cni::environment::{self, CONTAINER_ID_MAX, Invocation};
+use meshd_cni::previous::Previous;
 use meshd_cni::version::Version;
 use meshd_cni::{client, previous, result};
 use meshd_model::AttachmentId;
@@ -16,30 +17,56 @@ use std::os::unix::ffi::OsStringExt;
 pub fn stdin(bytes: &[u8]) {
     let attach = config::parse(bytes, Purpose::Attach);
     let detach = config::parse(bytes, Purpose::Detach);
-    for error in [&attach, &detach].into_iter().filter_map(|read| read.as_ref().err()) {
+    let collect = config::parse(bytes, Purpose::Collect);
+    for error in [&attach, &detach, &collect]
+        .into_iter()
+        .filter_map(|read| read.as_ref().err())
+    {
         check_error(
             error,
             &[code::VERSION, code::UNSUPPORTED, code::DECODE, code::CONFIG],
         );
     }
     if let Ok(attach) = &attach {
+        let used = |config: &Config| (config.version, config.socket.clone(), config.timeout);
         assert_eq!(
-            Ok(attach),
-            detach.as_ref(),
+            Ok(used(attach)),
+            detach.as_ref().map(used),
             "what ADD takes, DEL must take alike, or it leaks"
         );
         assert_eq!(attach.version, config::version_or_newest(bytes));
     }
     if let Ok(config) = &detach {
-        for ifname in ["eth0", "net1"] {
-            match previous::addresses(config.prev_result.as_ref(), ifname) {
-                Ok(addresses) => assert!(!addresses.is_empty()),
-                Err(error) => check_error(&error, &[code::CONFIG]),
-            }
+        match config.prev_result.as_ref().map(previous::parse) {
+            Some(Ok(previous)) => check_previous(&previous),
+            Some(Err(error)) => check_error(&error, &[code::CONFIG]),
+            None => {}
         }
     }
     if let Err(error) = config::version_asked_with(bytes) {
         check_error(&error, &[code::DECODE, code::CONFIG]);
+    }
+}
+
+fn check_previous(previous: &Previous) {
+    for ifname in ["eth0", "net1"] {
+        let id = AttachmentId {
+            container_id: "c".to_owned(),
+            ifname: ifname.to_owned(),
+        };
+        match previous.check(id, "/run/netns/a".to_owned()) {
+            Ok(check) => assert!(!check.addresses.is_empty()),
+            Err(error) => check_error(&error, &[code::CONFIG]),
+        }
+        if let Err(error) = previous.check_free(ifname, "/run/netns/a") {
+            check_error(&error, &[code::CONFIG]);
+        }
+    }
+    for version in Version::ALL {
+        for list in ["interfaces", "ips", "routes"] {
+            let objects = previous.list(list, version);
+            assert!(objects.iter().all(serde_json::Value::is_object), "{list}");
+        }
     }
 }
 
@@ -64,11 +91,11 @@ pub fn environment(bytes: &[u8]) {
 
 fn check_invocation(invocation: &Invocation) {
     match invocation {
-        Invocation::Add(add) => {
-            check_id(&add.id);
-            check_netns(&add.netns);
+        Invocation::Add { id, netns, args } => {
+            check_id(id);
+            check_netns(netns);
             let named = |text: &str| !text.is_empty() && !text.contains('/');
-            let pod = add.pod.as_ref();
+            let pod = args.pod.as_ref();
             assert!(
                 pod.is_none_or(|pod| named(&pod.namespace) && named(&pod.name)),
                 "{pod:?}"
@@ -79,7 +106,7 @@ fn check_invocation(invocation: &Invocation) {
             check_id(id);
             check_netns(netns);
         }
-        Invocation::Version => {}
+        Invocation::Gc | Invocation::Status | Invocation::Version => {}
     }
 }
 
@@ -118,7 +145,14 @@ pub fn response(bytes: &[u8]) {
         let version = Version::parse(version).expect("a version that is spoken");
         match &response {
             Response::Added(added) => {
-                let rendered = result::added(version, added, "eth0", "/run/netns/a", &json!({}));
+                let asked = result::Asked {
+                    version,
+                    ifname: "eth0",
+                    netns: "/run/netns/a",
+                    dns: &json!({}),
+                    previous: &Previous::default(),
+                };
+                let rendered = result::added(&asked, added);
                 assert_eq!(rendered["ips"].as_array().map(Vec::len), Some(added.ips.len()));
             }
             Response::Error(error) => {

@@ -53,7 +53,11 @@ fn read(place: &mut Place, content: &[u8]) {
     );
     for damaged in &loaded.damaged {
         assert!(!damaged.reason.is_empty() && !path.exists(), "{damaged}");
-        assert_eq!(fs::read(&damaged.kept).ok().as_deref(), Some(content), "{damaged}");
+        assert_eq!(
+            fs::read(&damaged.kept).ok().as_deref(),
+            Some(content),
+            "{damaged}"
+        );
         fs::remove_file(&damaged.kept).expect("remove what was put aside");
     }
     for lease in &loaded.leases {

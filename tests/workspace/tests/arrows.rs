@@ -95,12 +95,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "meshd-fuzz-targets",
-        &[
-            "meshd-model",
-            "meshd-cni",
-            "meshd-ipam-store",
-            "meshd-translate",
-        ],
+        &["meshd-model", "meshd-cni", "meshd-ipam-store", "meshd-translate"],
     ),
     ("meshd-workspace-tests", &[]),
 ];
