@@ -134,8 +134,13 @@ pub enum KernelOp {
     /// Fails with ENOENT where the pod's namespace is gone, with EEXIST where its interface name is taken by an
     /// interface that is not ours.
     AttachPod(PodLink),
-    /// Take the pod's link down: routes, link, entries. Nothing of it being there is success.
+    /// Cut the pod off: its routes and entries go, so that no packet comes from it or reaches it. Nothing of it being there
+    /// is success. The link itself stays until `RemovePodLink`.
     DetachPod(PodLink),
+    /// Delete the pod's link, and what of routes and entries is left. Done when the interface is truly gone, which may take
+    /// the kernel tens of milliseconds: a driver may go on with later actions meanwhile, so that this outcome, alone of all,
+    /// may come after those of later actions. Nothing of it being there is success.
+    RemovePodLink(PodLink),
 }
 
 /// For the local socket.

@@ -27,7 +27,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// either, call [`poll_action`](Self::poll_action) until it gives nothing, then `poll_timeout` again. `now` never
 /// runs backwards in its boot part.
 ///
-/// Kernel and store actions are carried out in the order given, and their outcomes come back in that order.
+/// Kernel and store actions are carried out in the order given, and their outcomes come back in that order; only that of
+/// `RemovePodLink` may be late.
 ///
 /// The agent serialises whole: that is the snapshot at the head of each segment of a recording. Its maps have keys
 /// that are no strings, so the format must allow that (CBOR does, JSON does not).

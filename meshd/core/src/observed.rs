@@ -143,7 +143,13 @@ impl Observed {
             KernelOp::AttachPod(link) => {
                 self.links.insert(link.host_ifname.clone(), attached(link));
             }
-            KernelOp::DetachPod(link) => drop(self.links.remove(&link.host_ifname)),
+            KernelOp::DetachPod(link) => {
+                if let Some(there) = self.links.get_mut(&link.host_ifname) {
+                    there.addresses.clear();
+                    there.guarded = false;
+                }
+            }
+            KernelOp::RemovePodLink(link) => drop(self.links.remove(&link.host_ifname)),
         }
         BTreeSet::new()
     }

@@ -91,6 +91,11 @@ impl Ops {
             .is_some_and(|t| now < t.until && t.task == *task)
     }
 
+    /// Whether the resource's last task failed.
+    pub(crate) fn is_in_trouble(&self, resource: &Resource) -> bool {
+        self.troubles.contains_key(resource)
+    }
+
     /// The action for a task that begins now.
     pub(crate) fn begin(&mut self, now: Now, resource: Resource, task: Task) -> Action {
         let generation = self.generations.entry(resource.clone()).or_default();

@@ -86,6 +86,7 @@ impl NodeAgent {
         if self.attachments.get(id).is_none() {
             self.reserve_unexplained(now);
             self.resume(now, Stage::Address);
+            self.resume(now, Stage::Deletion);
         }
     }
 }

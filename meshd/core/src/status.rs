@@ -36,6 +36,8 @@ impl NodeAgent {
             attachments: self
                 .attachments
                 .iter()
+                // A DEL that was answered has nothing for anybody to look after.
+                .filter(|(id, _)| !self.is_cut_off(id))
                 .map(|(id, a)| attachment_status(id, a))
                 .collect(),
             problems: self.problems(now),

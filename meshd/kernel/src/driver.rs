@@ -167,6 +167,7 @@ impl Driver {
             KernelOp::RemoveRule(unwanted) => rule::remove(conn, &unwanted).await,
             KernelOp::AttachPod(link) => pod::attach(conn, &Guards { nft }, &link).await,
             KernelOp::DetachPod(link) => pod::detach(conn, &Guards { nft }, &link).await,
+            KernelOp::RemovePodLink(link) => pod::remove(conn, &Guards { nft }, &link).await,
         }
     }
 

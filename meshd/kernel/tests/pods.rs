@@ -2,11 +2,11 @@
 
 mod support;
 
-use meshd_core::KernelOp::{AttachPod, DetachPod, SetRoute};
+use meshd_core::KernelOp::{AttachPod, DetachPod, RemovePodLink, SetRoute};
 use meshd_model::kernel::{PodLink, PodLinkState, Route, RouteTarget, TABLE_MAIN, UNREACHABLE_METRIC};
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::link::VethLink;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use support::{
     BRIEFLY, Inbox, Node, PATIENCE, Sandbox, ask, ask_within, node, pod, pod_entries, socket, spawn_echo,
     stale_netns,
@@ -57,9 +57,21 @@ fn a_pod_is_attached_and_reaches_the_node_and_other_pods() {
         );
 
         node.apply(DetachPod(link_a.clone())).await;
-        node.apply(DetachPod(link_a)).await;
-        node.apply(DetachPod(link_b)).await;
+        node.apply(DetachPod(link_a.clone())).await;
+        let cut_off = PodLinkState {
+            addresses: BTreeSet::new(),
+            guarded: false,
+            ..expected
+        };
+        assert_eq!(node.observe().await.pod_links["mshp2"], cut_off);
+        assert_eq!(links(&a), ["eth0", "lo"]);
+        node.apply(RemovePodLink(link_a.clone())).await;
+        node.apply(RemovePodLink(link_a)).await;
+        assert_eq!(links(&a), ["lo"]);
+        // Also where it was not cut off before.
+        node.apply(RemovePodLink(link_b)).await;
         assert_eq!(node.observe().await.pod_links, BTreeMap::new());
+        assert_eq!(pod_entries().await, Vec::<String>::new());
     });
 }
 
@@ -213,7 +225,8 @@ fn a_half_made_link_is_made_again() {
 
         // The pod's namespace went, and the link with it: detaching is done all the same.
         drop(other);
-        node.apply(DetachPod(again)).await;
+        node.apply(DetachPod(again.clone())).await;
+        node.apply(RemovePodLink(again)).await;
         assert_eq!(pod_entries().await, Vec::<String>::new());
     });
 }

@@ -282,6 +282,12 @@ pub fn carry_out(kernel: &mut KernelState, op: KernelOp) {
             };
             kernel.pod_links.insert(link.host_ifname, state);
         }
-        KernelOp::DetachPod(link) => drop(kernel.pod_links.remove(&link.host_ifname)),
+        KernelOp::DetachPod(link) => {
+            if let Some(there) = kernel.pod_links.get_mut(&link.host_ifname) {
+                there.addresses.clear();
+                there.guarded = false;
+            }
+        }
+        KernelOp::RemovePodLink(link) => drop(kernel.pod_links.remove(&link.host_ifname)),
     }
 }

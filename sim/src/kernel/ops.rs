@@ -45,6 +45,8 @@ pub enum OpKind {
     AttachPod,
     /// `DetachPod`
     DetachPod,
+    /// `RemovePodLink`
+    RemovePodLink,
     /// All others.
     Other,
 }
@@ -62,6 +64,7 @@ impl OpKind {
             KernelOp::SetRule(_) => OpKind::SetRule,
             KernelOp::AttachPod(_) => OpKind::AttachPod,
             KernelOp::DetachPod(_) => OpKind::DetachPod,
+            KernelOp::RemovePodLink(_) => OpKind::RemovePodLink,
             KernelOp::Observe | KernelOp::PassForward { .. } | KernelOp::RemoveRule(_) => OpKind::Other,
         }
     }
@@ -129,6 +132,10 @@ impl Kernel {
             }
             KernelOp::AttachPod(link) => self.attach(link)?,
             KernelOp::DetachPod(link) => self.detach(link),
+            KernelOp::RemovePodLink(link) => {
+                self.detach(link);
+                self.unlink(&link.host_ifname);
+            }
         }
         Ok(None)
     }
@@ -285,8 +292,14 @@ impl Kernel {
         Ok(())
     }
 
+    /// What is left is an interface to which no route leads, and from which nothing passes.
     fn detach(&mut self, link: &PodLink) {
-        self.unlink(&link.host_ifname);
         self.guards.remove(&link.host_ifname);
+        let Some(there) = self.links.get_mut(&link.host_ifname) else {
+            return;
+        };
+        for address in std::mem::take(&mut there.addresses) {
+            self.fib.remove(TABLE_MAIN, IpNetwork::from(address), 0);
+        }
     }
 }

@@ -9,6 +9,10 @@ use meshd_model::NodeName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// How long the kernel may take to delete the links of pods whose DEL was answered.
+const LINGER: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Runs every step of the scenario on the arm, tells what it does, and reports what it proved. A step that cannot
 /// be carried out ends the run; an expectation that is not met does not.
 pub fn run(scenario: &Scenario, arm: &mut dyn Arm, progress: &mut dyn FnMut(Progress<'_>)) -> Report {
@@ -250,12 +254,7 @@ impl Run<'_> {
             self.doing(format!("deleting pod {} on {}", pod.name, pod.node));
             self.arm.delete_pod(pod)?;
         }
-        let mut known = 0;
-        for node in self.nodes.clone() {
-            if !self.stopped.contains(&node) {
-                known += self.arm.attachments(&node)?.len();
-            }
-        }
+        let known = self.linger(|known| *known == 0, Self::known)?;
         let detail = if known == 0 {
             String::new()
         } else {
@@ -265,8 +264,35 @@ impl Run<'_> {
         Ok(self.proof("every pod is detached", known == 0, &numbers, detail))
     }
 
+    /// How many attachments the nodes know.
+    fn known(&mut self) -> Result<usize, ArmError> {
+        let mut known = 0;
+        for node in self.nodes.clone() {
+            if !self.stopped.contains(&node) {
+                known += self.arm.attachments(&node)?.len();
+            }
+        }
+        Ok(known)
+    }
+
+    /// Looks until all is `well`, or what is deleted in the background must have been.
+    fn linger<T>(
+        &mut self,
+        well: impl Fn(&T) -> bool,
+        look: impl Fn(&mut Self) -> Result<T, ArmError>,
+    ) -> Result<T, ArmError> {
+        let began = self.arm.elapsed();
+        loop {
+            let seen = look(self)?;
+            if well(&seen) || self.arm.elapsed().saturating_sub(began) > LINGER {
+                return Ok(seen);
+            }
+            self.arm.wait(PAUSE);
+        }
+    }
+
     fn no_residue(&mut self) -> Result<Proof, ArmError> {
-        let left = self.arm.residue()?;
+        let left = self.linger(Vec::is_empty, |run| run.arm.residue())?;
         let detail = left.iter().take(10).cloned().collect::<Vec<_>>().join("; ");
         let numbers = [("left", left.len() as u64)];
         Ok(self.proof(

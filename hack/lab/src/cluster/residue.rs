@@ -6,6 +6,7 @@ use crate::state;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 /// Of pods that are gone: what must not be found any more.
 #[derive(Default)]
@@ -14,9 +15,24 @@ pub(super) struct Former {
     pub(super) interfaces: BTreeSet<String>,
 }
 
+/// How long the kernel may take to delete the links of pods whose DEL was answered.
+const LINGER: Duration = Duration::from_secs(3);
+
 impl Cluster {
     /// What is left of pods that were deleted: on the nodes, in their stores, and of their namespaces.
+    /// Links are deleted after DEL was answered: what is there is looked at again for a while.
     pub async fn residue(&mut self) -> Result<Vec<String>> {
+        let began = Instant::now();
+        loop {
+            let left = self.residue_now().await?;
+            if left.is_empty() || began.elapsed() > LINGER {
+                return Ok(left);
+            }
+            tokio::time::sleep(LINGER / 50).await;
+        }
+    }
+
+    async fn residue_now(&mut self) -> Result<Vec<String>> {
         self.settle().await?;
         let mut found = Vec::new();
         let there: BTreeSet<IpAddr> = self

@@ -26,6 +26,9 @@ impl NodeAgent {
         if let Err(refused) = validate(&add).and_then(|()| self.may_add(request, &add)) {
             return self.reply(request, Err(refused));
         }
+        if self.is_in_the_way(&add) {
+            return self.wait_for(request, Stage::Deletion);
+        }
         if !add.pod.as_ref().is_none_or(|pod| self.pods.has(pod)) {
             return self.wait_for(request, Stage::Pod);
         }
@@ -55,8 +58,10 @@ impl NodeAgent {
                 ));
             }
             Some(State::Adding { .. }) => return again(format!("an ADD of {id} is under way")),
-            Some(State::Deleting { .. }) => return again(format!("{id} is still being taken down")),
-            Some(State::HalfDone) | None => {}
+            Some(State::Deleting { .. }) if self.ops.is_in_trouble(&Resource::Attachment(id.clone())) => {
+                return again(format!("{id} is still being taken down"));
+            }
+            Some(State::Deleting { .. } | State::HalfDone) | None => {}
         }
         let rival = |(other, p): (&RequestId, &crate::attach::requests::Pending)| {
             *other != request && matches!(&p.call, CniCall::Add(a) if a.id == *id)
@@ -79,6 +84,12 @@ impl NodeAgent {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a link is still to be deleted that has the same id, or the same name in the same namespace.
+    fn is_in_the_way(&self, add: &Add) -> bool {
+        let mut deleting = self.attachments.iter().filter(|(_, a)| a.state.is_deleting());
+        deleting.any(|(id, a)| *id == add.id || (id.ifname == add.id.ifname && a.lease.netns == add.netns))
     }
 
     fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {

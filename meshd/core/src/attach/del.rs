@@ -19,6 +19,9 @@ impl NodeAgent {
         if self.attachments.get(id).is_none() && !self.adopt_link(id) {
             return self.reply(request, Ok(None));
         }
+        if self.is_cut_off(id) {
+            return self.reply(request, Ok(None));
+        }
         let overtaken = self.begin_del(request, id);
         if let Some(add) = overtaken {
             self.reply(add, Err(called_off(id)));
@@ -26,6 +29,16 @@ impl NodeAgent {
         // Whoever asks again has reason to think that it will succeed now.
         self.ops.succeeded(&Resource::Attachment(id.clone()));
         self.mark(Resource::Attachment(id.clone()));
+    }
+
+    /// Whether an earlier DEL was answered, and the kernel has but to delete the link.
+    pub(crate) fn is_cut_off(&self, id: &AttachmentId) -> bool {
+        let state = self
+            .attachments
+            .get(id)
+            .filter(|a| a.is_marked())
+            .map(|a| &a.state);
+        matches!(state, Some(State::Deleting { step, callers, .. }) if step.is_cut_off() && callers.is_empty())
     }
 
     /// Turns an attachment to its deletion; returns the ADD that was under way.

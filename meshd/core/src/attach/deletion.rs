@@ -8,6 +8,19 @@ use crate::event::Failure;
 use crate::ops::Task;
 use meshd_model::cni::code;
 use meshd_model::{AttachmentId, LeasePhase, Now};
+use std::collections::BTreeSet;
+
+/// So many links may be deleted in the background.
+const VANISHING_MAX: usize = 256;
+
+/// Nobody waits for the deletion.
+fn gone(step: DelStep) -> State {
+    State::Deleting {
+        step,
+        callers: BTreeSet::new(),
+        failed_add: None,
+    }
+}
 
 impl NodeAgent {
     pub(crate) fn deletion_outcome(
@@ -23,12 +36,21 @@ impl NodeAgent {
         };
         match (*step, task, result) {
             // A store that takes no mark does not keep the pod from being taken down.
-            (DelStep::Mark, Task::Put(lease), _) if lease.phase == LeasePhase::Deleting => {
+            (DelStep::Mark, Task::Put(lease), result) if lease.phase == LeasePhase::Deleting => {
                 *step = DelStep::Detach;
+                if result.is_ok() {
+                    attachment.lease.phase = LeasePhase::Deleting;
+                    attachment.recorded = true;
+                }
             }
-            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Ok(())) => *step = DelStep::Remove,
+            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Ok(())) => {
+                *step = DelStep::Vanish;
+                self.cut_off(id);
+            }
+            (DelStep::Vanish, Task::Kernel(KernelOp::RemovePodLink(_)), Ok(())) => *step = DelStep::Remove,
             (DelStep::Remove, Task::Remove(_), Ok(())) => self.deleted(now, id),
-            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Err(failure)) => {
+            (DelStep::Detach, Task::Kernel(KernelOp::DetachPod(_)), Err(failure))
+            | (DelStep::Vanish, Task::Kernel(KernelOp::RemovePodLink(_)), Err(failure)) => {
                 self.deletion_failed(id, code::KERNEL, &failure);
                 return Some(failure);
             }
@@ -42,14 +64,30 @@ impl NodeAgent {
         None
     }
 
-    /// All of it is gone: everyone who waits is told.
-    fn deleted(&mut self, now: Now, id: &AttachmentId) {
-        let Some(attachment) = self.attachments.remove(now.boot, id) else {
+    /// No packet passes any more, and the rest needs nobody to wait for it: everyone is told. They wait for it all the
+    /// same where the store has no mark, and while too many links are being deleted, so that no more is begun than the
+    /// kernel gets done.
+    fn cut_off(&mut self, id: &AttachmentId) {
+        if self.attachments.vanishing() > VANISHING_MAX {
             return;
-        };
+        }
+        if let Some(attachment) = self.attachments.get_mut(id).filter(|a| a.is_marked()) {
+            let state = std::mem::replace(&mut attachment.state, gone(DelStep::Vanish));
+            self.told_it_is_gone(state);
+        }
+    }
+
+    /// All of it is gone.
+    fn deleted(&mut self, now: Now, id: &AttachmentId) {
+        if let Some(attachment) = self.attachments.remove(now.boot, id) {
+            self.told_it_is_gone(attachment.state);
+        }
+    }
+
+    fn told_it_is_gone(&mut self, state: State) {
         let State::Deleting {
             callers, failed_add, ..
-        } = attachment.state
+        } = state
         else {
             return;
         };

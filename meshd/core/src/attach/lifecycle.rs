@@ -27,6 +27,7 @@ impl NodeAgent {
             State::Deleting { step, .. } => Plan::Do(match step {
                 DelStep::Mark => put(attachment, LeasePhase::Deleting),
                 DelStep::Detach => Task::Kernel(KernelOp::DetachPod(self.link(attachment))),
+                DelStep::Vanish => Task::Kernel(KernelOp::RemovePodLink(self.link(attachment))),
                 DelStep::Remove => Task::Remove(id.clone()),
             }),
         }
@@ -84,7 +85,7 @@ impl NodeAgent {
         if !self.gate() || !self.attachments.damaged().is_empty() {
             return Plan::Hold;
         }
-        Plan::kernel(KernelOp::DetachPod(unexplained(id, &id.ifname, state)))
+        Plan::kernel(KernelOp::RemovePodLink(unexplained(id, &id.ifname, state)))
     }
 
     fn link(&self, attachment: &Attachment) -> PodLink {

@@ -7,10 +7,12 @@
 //!     |         |         |          | DEL          HalfDone            |
 //!     '---------'---------'----------'------------------|---------------'
 //!       failure, or nobody waits: roll back             | DEL, or finished by a retry of ADD
-//!                    Mark -> Detach -> Remove -> gone
+//!                    Mark -> Detach -> Vanish -> Remove -> gone
+//!                               '-> who called is answered
 //! ```
 //!
-//! Record, Confirm and Mark write the lease, Attach and Detach are the kernel's part. A lease is written before its
+//! Record, Confirm and Mark write the lease, Attach, Detach (the pod is cut off) and Vanish (its link is deleted, which takes
+//! the kernel long) are the kernel's part. A lease is written before its
 //! addresses are handed out and removed after the kernel's part is down, so an address is never held twice,
 //! whenever the process dies.
 

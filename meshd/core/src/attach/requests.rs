@@ -33,6 +33,8 @@ pub(crate) enum Stage {
     Pod,
     /// An address that rests.
     Address,
+    /// The deletion of what has its id, or its interface in the pod.
+    Deletion,
     /// Its attachment's next steps.
     Running,
 }

@@ -23,6 +23,13 @@ pub(crate) struct Attachment {
     pub(crate) netns_gone: bool,
 }
 
+impl Attachment {
+    /// Whether the store knows that it goes: a daemon that starts finishes it.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.recorded && self.lease.phase == LeasePhase::Deleting
+    }
+}
+
 /// Where it stands: see the picture in [`crate::attach`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum State {
@@ -43,6 +50,12 @@ pub(crate) enum State {
     },
 }
 
+impl State {
+    pub(crate) fn is_deleting(&self) -> bool {
+        matches!(self, State::Deleting { .. })
+    }
+}
+
 /// What ADD is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AddStep {
@@ -59,10 +72,19 @@ pub(crate) enum AddStep {
 pub(crate) enum DelStep {
     /// Writing the lease as Deleting.
     Mark,
-    /// Taking the link down.
+    /// Cutting the pod off.
     Detach,
+    /// Deleting the link.
+    Vanish,
     /// Removing the lease.
     Remove,
+}
+
+impl DelStep {
+    /// Whether no packet comes from the pod or reaches it any more.
+    pub(crate) fn is_cut_off(self) -> bool {
+        matches!(self, DelStep::Vanish | DelStep::Remove)
+    }
 }
 
 /// All of them.
@@ -126,6 +148,13 @@ impl Attachments {
         of_container
             .take_while(|(other, _)| other.container_id == id.container_id)
             .any(|(other, state)| other != id && !matches!(state, State::Deleting { .. }))
+    }
+
+    /// How many links are being deleted, their pods cut off.
+    pub(crate) fn vanishing(&self) -> usize {
+        let is_vanishing =
+            |a: &&Attachment| matches!(&a.state, State::Deleting { step, .. } if step.is_cut_off());
+        self.by_id.values().filter(is_vanishing).count()
     }
 
     /// Whose the host's end of this name is.

@@ -69,7 +69,12 @@ fn a_pod_comes_and_goes() {
     assert_eq!(world.del("web"), Ok(()));
     assert_eq!(
         world.done,
-        ["put web/eth0 Deleting", "detach web/eth0", "forget web/eth0"]
+        [
+            "put web/eth0 Deleting",
+            "detach web/eth0",
+            "remove link web/eth0",
+            "forget web/eth0"
+        ]
     );
     assert!(world.leases.is_empty() && world.kernel.state.pod_links.is_empty());
     assert_eq!(world.del("web"), Ok(()), "DEL is idempotent");

@@ -2,7 +2,8 @@
 
 use crate::world::{World, add, attachment, config, own_node};
 use meshd_core::{CniCall, CniEvent, Config, Event, KubeEvent};
-use meshd_model::cni::code;
+use meshd_model::LeasePhase;
+use meshd_model::cni::{Add, code};
 use std::time::Duration;
 
 #[test]
@@ -263,4 +264,100 @@ fn no_pod_is_attached_while_the_firewall_is_gone() {
     world.kernel.failing = None;
     world.wait(Duration::from_secs(2));
     assert!(world.replies[&request].is_ok());
+}
+
+/// Carries all out but the deletion of links, which a real kernel does in the background.
+fn run_but_deletions(world: &mut World) {
+    loop {
+        let is_deletion =
+            |a: &meshd_core::KernelAction| matches!(a.op, meshd_core::KernelOp::RemovePodLink(_));
+        let held: Vec<_> = world
+            .kernel_queue
+            .iter()
+            .filter(|a| is_deletion(a))
+            .cloned()
+            .collect();
+        world.kernel_queue.retain(|a| !is_deletion(a));
+        let more = world.run_store() || world.run_kernel();
+        world.kernel_queue.extend(held);
+        if !more {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_del_is_answered_before_the_link_is_gone_and_its_addresses_are_free_after() {
+    let mut world = World::ready(0);
+    let added = world.add("web").unwrap();
+    world.see_pod("other");
+    let del = world.ask(CniCall::Del(attachment("web")));
+    run_but_deletions(&mut world);
+    assert_eq!(world.replies[&del], Ok(None));
+    let link = world
+        .kernel
+        .state
+        .pod_links
+        .values()
+        .next()
+        .expect("the link is there yet");
+    assert!(link.addresses.is_empty() && !link.guarded, "the pod is cut off");
+    assert_eq!(world.leases[&attachment("web")].phase, LeasePhase::Deleting);
+
+    let again = world.ask(CniCall::Del(attachment("web")));
+    assert_eq!(world.replies[&again], Ok(None), "at once");
+    let other = world.ask(CniCall::Add(add("other")));
+    run_but_deletions(&mut world);
+    let others = world.replies[&other].as_ref().unwrap().as_ref().unwrap();
+    assert_ne!(others.ips, added.ips, "held until the link is gone");
+    assert_eq!(world.leases.len(), 2);
+
+    world.run();
+    assert_eq!((world.leases.len(), world.kernel.state.pod_links.len()), (1, 1));
+    world.assert_quiescent();
+}
+
+#[test]
+fn an_add_waits_for_the_deletion_of_what_is_in_its_way() {
+    let same_namespace = Add {
+        netns: "/run/netns/web".into(),
+        ..add("next")
+    };
+    for next in [add("web"), same_namespace] {
+        let mut world = World::ready(0);
+        world.add("web").unwrap();
+        world.see_pod("next");
+        world.ask(CniCall::Del(attachment("web")));
+        run_but_deletions(&mut world);
+        let waiting = world.ask(CniCall::Add(next.clone()));
+        run_but_deletions(&mut world);
+        assert!(!world.replies.contains_key(&waiting));
+        world.run();
+        assert!(world.replies[&waiting].is_ok(), "{:?}", world.replies[&waiting]);
+        assert_eq!(world.leases.keys().collect::<Vec<_>>(), [&next.id]);
+        world.assert_quiescent();
+    }
+}
+
+#[test]
+fn a_del_waits_while_too_many_links_are_being_deleted() {
+    let mut world = World::new(config());
+    world.own = Some(meshd_model::OwnNode {
+        pod_cidrs: vec!["10.244.0.0/22".parse().unwrap()],
+        ..own_node()
+    });
+    world.sync(0);
+    for i in 0..257 {
+        world.add(&format!("p{i}")).unwrap();
+    }
+    let dels: Vec<_> = (0..257)
+        .map(|i| world.ask(CniCall::Del(attachment(&format!("p{i}")))))
+        .collect();
+    run_but_deletions(&mut world);
+    let answered = |world: &World| dels.iter().filter(|d| world.replies.contains_key(d)).count();
+    assert_eq!(answered(&world), 256);
+    world.run();
+    assert_eq!(answered(&world), 257);
+    assert!(world.leases.is_empty());
+    world.assert_quiescent();
 }

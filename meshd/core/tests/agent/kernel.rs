@@ -38,7 +38,10 @@ impl Kernel {
         }
         if !matches!(
             op,
-            KernelOp::SetFirewall(_) | KernelOp::Observe | KernelOp::DetachPod(_)
+            KernelOp::SetFirewall(_)
+                | KernelOp::Observe
+                | KernelOp::DetachPod(_)
+                | KernelOp::RemovePodLink(_)
         ) && !is_unreachable(op)
         {
             self.assert_fail_closed(op);
@@ -78,7 +81,13 @@ impl Kernel {
             KernelOp::SetRule(rule) => drop(self.state.rules.insert(rule.clone())),
             KernelOp::RemoveRule(rule) => drop(self.state.rules.remove(rule)),
             KernelOp::AttachPod(link) => self.attach(link)?,
-            KernelOp::DetachPod(link) => drop(self.state.pod_links.remove(&link.host_ifname)),
+            KernelOp::DetachPod(link) => {
+                if let Some(there) = self.state.pod_links.get_mut(&link.host_ifname) {
+                    there.addresses.clear();
+                    there.guarded = false;
+                }
+            }
+            KernelOp::RemovePodLink(link) => drop(self.state.pod_links.remove(&link.host_ifname)),
         }
         Ok(())
     }

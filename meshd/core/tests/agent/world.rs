@@ -503,5 +503,6 @@ fn describe(op: &KernelOp) -> String {
         KernelOp::RemoveRule(r) => format!("remove rule {}", r.from),
         KernelOp::AttachPod(l) => format!("attach {}", l.id),
         KernelOp::DetachPod(l) => format!("detach {}", l.id),
+        KernelOp::RemovePodLink(l) => format!("remove link {}", l.id),
     }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn attach(conn: &Connection<Route>, guards: &Guards<'_>, link: 
         .map_err(not_the_namespace);
     if result.is_err() && made {
         // The first failure is the one to report.
-        let _ = detach(conn, guards, link).await;
+        let _ = remove(conn, guards, link).await;
     }
     result.map_err(|e| e.within(format_args!("attach {}", link.id)))
 }
@@ -79,22 +79,30 @@ async fn attach_to(
     host::routes(conn, index, link).await
 }
 
-/// Takes the pod's link down: routes, link, entries. Goes on past a failure and tells the first.
+/// Cuts the pod off: routes and entries. Goes on past a failure and tells the first.
 pub(crate) async fn detach(conn: &Connection<Route>, guards: &Guards<'_>, link: &PodLink) -> Result<()> {
     check(link)?;
     let found = conn.get_link_by_name(link.host_ifname.as_str()).await;
-    let mut results = Vec::new();
-    match found.doing(|| format!("look for {}", link.host_ifname)) {
-        Ok(None) => {}
-        Ok(Some(found)) => {
-            results.push(host::remove_routes(conn, found.ifindex(), link).await);
-            results.push(delete(conn, found.ifindex(), &link.host_ifname).await);
-        }
-        Err(e) => results.push(Err(e)),
-    }
-    results.push(guards.remove(&link.host_ifname).await);
-    let failed = results.into_iter().find_map(std::result::Result::err);
-    failed.map_or(Ok(()), |e| Err(e.within(format_args!("detach {}", link.id))))
+    let routes = match found.doing(|| format!("look for {}", link.host_ifname)) {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => host::remove_routes(conn, found.ifindex(), link).await,
+        Err(e) => Err(e),
+    };
+    let done = guards.remove(&link.host_ifname).await.and(routes);
+    done.map_err(|e| e.within(format_args!("detach {}", link.id)))
+}
+
+/// Deletes the link and with it its routes, and what is left of its entries.
+pub(crate) async fn remove(conn: &Connection<Route>, guards: &Guards<'_>, link: &PodLink) -> Result<()> {
+    check(link)?;
+    let found = conn.get_link_by_name(link.host_ifname.as_str()).await;
+    let deleted = match found.doing(|| format!("look for {}", link.host_ifname)) {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => delete(conn, found.ifindex(), &link.host_ifname).await,
+        Err(e) => Err(e),
+    };
+    let done = guards.remove(&link.host_ifname).await.and(deleted);
+    done.map_err(|e| e.within(format_args!("delete the link of {}", link.id)))
 }
 
 /// Refuses to touch an interface that is not a pod's.
