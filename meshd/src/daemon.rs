@@ -55,6 +55,7 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     let moved = Arc::new(Notify::new());
     let kube = start_kube(settings, moved.clone()).await?;
     let (requests, socket) = mpsc::channel::<SocketMessage>(REQUESTS);
+    let has_noted = listener.has_noted();
     let listener_task = tokio::spawn(listener.run(requests));
     let ports = Ports {
         kube,
@@ -81,6 +82,7 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     let looped = Loop::new(agent, clock, ports, recorder)
         .telling(ready, conflist)
         .hindered_by(obstacle())
+        .after_deletions(has_noted)
         .tell_moves(moved);
     let result = looped.run(stop).await;
     tracing::info!("meshd ends; what it has set up stays in force");

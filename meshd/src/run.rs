@@ -80,6 +80,8 @@ pub struct Loop<C> {
     tells: Option<watch::Sender<bool>>,
     /// Why no pod can be attached, whatever the agent knows.
     obstacle: Option<Problem>,
+    /// The same, until what was deleted while no daemon ran is finished.
+    unfinished: Option<Problem>,
     /// Why the CNI configuration is not in place, or not in use.
     conflist: Option<KeeperProblem>,
 }
@@ -110,6 +112,7 @@ impl<C: Clock> Loop<C> {
             readiness: RateLimit::new(Duration::from_secs(1)),
             tells: None,
             obstacle: None,
+            unfinished: None,
             conflist: None,
         }
     }
@@ -126,6 +129,17 @@ impl<C: Clock> Loop<C> {
     #[must_use]
     pub fn hindered_by(mut self, obstacle: Option<Problem>) -> Self {
         self.obstacle = obstacle;
+        self
+    }
+
+    /// Is not ready until the local socket says [`SocketMessage::Finished`], if deletions wait.
+    #[must_use]
+    pub fn after_deletions(mut self, wait: bool) -> Self {
+        self.unfinished = wait.then(|| Problem {
+            subject: "deletions".into(),
+            message: "what was deleted while meshd was away is being finished".into(),
+            remedy: "this passes by itself soon after the start; if not, see meshd's log".into(),
+        });
         self
     }
 
@@ -226,6 +240,7 @@ impl<C: Clock> Loop<C> {
                 let _ = reply.send(self.not_ready());
                 return Ok(());
             }
+            Input::Socket(SocketMessage::Finished) => self.unfinished = None,
             Input::Socket(SocketMessage::CniStatus(reply)) => {
                 let _ = reply.send(self.cni_status());
                 return Ok(());
@@ -303,14 +318,18 @@ impl<C: Clock> Loop<C> {
         }
     }
 
+    fn obstacle(&self) -> Option<&Problem> {
+        self.obstacle.as_ref().or(self.unfinished.as_ref())
+    }
+
     /// The first thing that ADD lacks.
     fn not_ready(&self) -> Option<String> {
-        let obstacle = self.obstacle.as_ref().map(|problem| problem.message.clone());
+        let obstacle = self.obstacle().map(|problem| problem.message.clone());
         obstacle.or_else(|| self.agent.not_ready())
     }
 
     fn cni_status(&self) -> Result<(), CniError> {
-        match &self.obstacle {
+        match self.obstacle() {
             Some(problem) => Err(CniError {
                 code: code::NOT_AVAILABLE,
                 msg: problem.message.clone(),
@@ -322,7 +341,7 @@ impl<C: Clock> Loop<C> {
 
     fn status(&self, now: Now) -> Status {
         let mut status = self.agent.status(now);
-        if let Some(obstacle) = &self.obstacle {
+        if let Some(obstacle) = self.obstacle() {
             status.ready = false;
             status.problems.insert(0, obstacle.clone());
         }
@@ -355,7 +374,7 @@ impl<C: Clock> Loop<C> {
 
     /// A change that comes too soon after the last is told when it lasts.
     fn log_readiness(&mut self) {
-        let ready = self.obstacle.is_none() && self.agent.is_ready();
+        let ready = self.obstacle().is_none() && self.agent.is_ready();
         if let Some(tells) = &self.tells {
             tells.send_if_modified(|told| std::mem::replace(told, ready) != ready);
         }

@@ -3,7 +3,8 @@
 use meshd::socket::{Listener, SocketError, SocketMessage};
 use meshd_core::CniCall;
 use meshd_model::AttachmentId;
-use meshd_model::cni::{Add, Call, CniError, Request, Response, Wants, code};
+use meshd_model::attachment::MacAddr;
+use meshd_model::cni::{Add, Added, Call, CniError, Request, Response, Wants, code, note_name, notes_folder};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -301,4 +302,134 @@ async fn the_kernel_is_looked_at_before_a_status_is_given_but_not_waited_for_in_
     assert!(matches!(next(&mut daemon).await, SocketMessage::Look(_)));
     assert!(matches!(next(&mut daemon).await, SocketMessage::Status(_)));
     asked.abort();
+}
+
+/// Writes a note as the plugin does, with this text under this name.
+fn leave_note(path: &Path, name: &str, text: &[u8]) -> PathBuf {
+    let folder = notes_folder(path);
+    std::fs::create_dir_all(&folder).unwrap();
+    let note = folder.join(name);
+    std::fs::write(&note, text).unwrap();
+    note
+}
+
+#[tokio::test]
+async fn deletions_that_were_noted_are_finished_at_the_start_and_what_is_no_note_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshd.sock");
+    let id = attachment();
+    let text = serde_json::to_vec(&id).unwrap();
+    let note = leave_note(&path, &note_name(&id), &text);
+    let rubbish = [
+        leave_note(&path, "mshpaaaaaaaaaaa", &text),
+        leave_note(&path, "mshpbbbbbbbbbbb", b"{"),
+        leave_note(&path, "mshpccccccccccc", &[b'x'; 4096]),
+    ];
+    let half = leave_note(&path, ".mshpdddddddddd.17", b"{");
+    let link = notes_folder(&path).join("mshpeeeeeeeeeee");
+    std::os::unix::fs::symlink(&note, &link).unwrap();
+
+    let listener = Listener::bind(&path).unwrap();
+    assert!(listener.has_noted());
+    assert!(rubbish.iter().all(|path| !path.exists()));
+    assert!(std::fs::symlink_metadata(&link).is_err() && note.exists());
+    assert!(half.exists(), "somebody may be writing it");
+    let (events, messages) = mpsc::channel(16);
+    tokio::spawn(listener.run(events));
+    let mut daemon = Daemon {
+        _folder: folder,
+        path,
+        messages,
+    };
+    let SocketMessage::Request { call, reply, .. } = next(&mut daemon).await else {
+        panic!("the noted deletion comes first");
+    };
+    assert_eq!(call, CniCall::Del(id));
+    assert!(note.exists(), "it stays until it is done");
+    reply.send(Ok(None)).unwrap();
+    assert!(matches!(next(&mut daemon).await, SocketMessage::Finished));
+    assert!(!note.exists());
+}
+
+/// A note that was left though the daemon did the DEL must not meet the attachment that is added next.
+#[tokio::test]
+async fn whoever_is_answered_leaves_no_note_behind() {
+    let mut daemon = daemon();
+    for added in [true, false] {
+        let text = serde_json::to_vec(&attachment()).unwrap();
+        let note = leave_note(&daemon.path, &note_name(&attachment()), &text);
+        let call = if added {
+            Call::Add(Add {
+                id: attachment(),
+                netns: "/run/netns/x".into(),
+                pod: None,
+                wants: Wants::default(),
+                token: 1,
+                network: String::new(),
+            })
+        } else {
+            Call::Del(attachment())
+        };
+        let path = daemon.path.clone();
+        let asked = tokio::spawn(async move { exchange(&path, &line(10_000, call)).await });
+        let SocketMessage::Request { reply, .. } = next(&mut daemon).await else {
+            panic!("not a request");
+        };
+        let result = added.then(|| Added {
+            host_ifname: "mshpx".into(),
+            host_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            ips: Vec::new(),
+            mtu: 1420,
+            secondary: false,
+        });
+        reply.send(Ok(result)).unwrap();
+        assert!(matches!(
+            asked.await.unwrap(),
+            Response::Added(_) | Response::Done
+        ));
+        assert!(!note.exists());
+    }
+}
+
+/// Whoever is hung up on asks the next daemon; whoever is told that this one stops would give up.
+#[tokio::test]
+async fn a_daemon_that_stops_hangs_up() {
+    let mut daemon = daemon();
+    let mut stream = UnixStream::connect(&daemon.path).await.unwrap();
+    stream
+        .write_all(&line(60_000, Call::Del(attachment())))
+        .await
+        .unwrap();
+    let SocketMessage::Request { reply, .. } = next(&mut daemon).await else {
+        panic!("not a request");
+    };
+    drop(reply);
+    let mut answer = String::new();
+    let mut stream = BufReader::new(stream);
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_line(&mut answer));
+    assert_eq!(read.await.unwrap().unwrap(), 0, "{answer}");
+}
+
+#[tokio::test]
+async fn a_runtimes_status_asks_nothing_but_the_daemon() {
+    let mut daemon = daemon();
+    for (said, code) in [(Ok(()), 0), (Err(50), 50), (Err(51), 51)] {
+        let path = daemon.path.clone();
+        let asked = tokio::spawn(async move { exchange(&path, &line(10_000, Call::CniStatus)).await });
+        let SocketMessage::CniStatus(reply) = next(&mut daemon).await else {
+            panic!("not a status");
+        };
+        let error = |code| CniError {
+            code,
+            msg: "why".into(),
+            details: "what to do".into(),
+        };
+        reply.send(said.map_err(error)).unwrap();
+        match asked.await.unwrap() {
+            Response::Done => assert_eq!(code, 0),
+            Response::Error(error) => assert_eq!(error.code, code),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Makes the socket, and takes connections from those who may.
 
 use super::SocketMessage;
-use super::session::{refuse, serve};
+use super::notes::{self, Notes};
+use super::session::{Asked, refuse, serve};
 use crate::limit::RateLimit;
+use meshd_model::AttachmentId;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     connections: u32,
+    notes: Notes,
+    noted: Vec<AttachmentId>,
 }
 
 impl Listener {
@@ -82,8 +86,12 @@ impl Listener {
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))
             .and_then(|()| std::fs::rename(&fresh, path))
             .map_err(io("put in place the socket", path))?;
+        // Not before it listens.
+        let notes = Notes::beside(path);
         Ok(Self {
             listener,
+            noted: notes.read(),
+            notes,
             path: path.to_owned(),
             connections: CONNECTIONS_MAX,
         })
@@ -96,12 +104,30 @@ impl Listener {
         self
     }
 
+    /// Whether deletions wait that were noted while no daemon listened; [`SocketMessage::Finished`] tells the end.
+    #[must_use]
+    pub fn has_noted(&self) -> bool {
+        !self.noted.is_empty()
+    }
+
     /// Takes connections until the event loop is gone.
-    pub async fn run(self, events: Sender<SocketMessage>) {
+    pub async fn run(mut self, events: Sender<SocketMessage>) {
         let own = nix::unistd::geteuid().as_raw();
         let places = Arc::new(Semaphore::new(self.connections as usize));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let ids = Arc::new(AtomicU64::new(1));
+        let noted = std::mem::take(&mut self.noted);
+        tokio::spawn(notes::finish(
+            self.notes.clone(),
+            noted,
+            events.clone(),
+            Arc::clone(&ids),
+        ));
+        let asked = Asked {
+            events: events.clone(),
+            ids,
+            notes: self.notes.clone(),
+        };
         let mut limit = RateLimit::new(Duration::from_secs(10));
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -122,7 +148,7 @@ impl Listener {
             };
             match peer(&stream) {
                 Ok(uid) if uid == 0 || uid == own => {
-                    let session = serve(stream, events.clone(), Arc::clone(&ids));
+                    let session = serve(stream, asked.clone());
                     tokio::spawn(async move {
                         session.await;
                         drop(place);
@@ -141,7 +167,7 @@ impl Listener {
                 }
             }
         }
-        // Those who wait are told that the daemon stops; then they go.
+        // Those who wait are hung up on, which says that the daemon stops; then they go.
         let _ = tokio::time::timeout(FAREWELL, places.acquire_many(self.connections)).await;
     }
 }

@@ -4,6 +4,7 @@
 //! parsed. `meshd_model::cni` has the messages.
 
 mod listener;
+mod notes;
 mod session;
 
 pub mod client;
@@ -42,6 +43,8 @@ pub enum SocketMessage {
     Status(oneshot::Sender<Status>),
     /// A probe asks what ADD lacks to succeed.
     Ready(oneshot::Sender<Option<String>>),
+    /// Every deletion that was noted before the start was tried.
+    Finished,
     /// A runtime asks for CNI STATUS.
     CniStatus(oneshot::Sender<Result<(), CniError>>),
 }

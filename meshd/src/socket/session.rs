@@ -1,5 +1,6 @@
 //! One connection: one request, one answer.
 
+use super::notes::Notes;
 use super::{Reply, SocketMessage};
 use crate::clock;
 use meshd_core::{CniCall, RequestId};
@@ -25,13 +26,22 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long the kernel may take to be looked at before a status is given without.
 const LOOK_AT_KERNEL: Duration = Duration::from_secs(1);
 
+/// Where a session takes its questions.
+#[derive(Clone)]
+pub(super) struct Asked {
+    pub(super) events: Sender<SocketMessage>,
+    /// The number of the next request.
+    pub(super) ids: Arc<AtomicU64>,
+    pub(super) notes: Notes,
+}
+
 /// Serves one connection.
-pub(super) async fn serve(mut stream: UnixStream, events: Sender<SocketMessage>, ids: Arc<AtomicU64>) {
+pub(super) async fn serve(mut stream: UnixStream, asked: Asked) {
     let response = match timeout(IO_MAX, read_request(&mut stream)).await {
         Err(_) => decode_error("the request did not come within 10 s", "send one line of JSON"),
         // It went away without a word.
         Ok(Ok(None)) => return,
-        Ok(Ok(Some(request))) => match answer(&mut stream, request, &events, &ids).await {
+        Ok(Ok(Some(request))) => match answer(&mut stream, request, &asked).await {
             Some(response) => response,
             None => return,
         },
@@ -112,12 +122,8 @@ fn parse(line: &[u8]) -> Result<Request, CniError> {
 }
 
 /// Asks the event loop and waits, for the answer, the deadline, or the caller to go away: then there is none.
-async fn answer(
-    stream: &mut UnixStream,
-    request: Request,
-    events: &Sender<SocketMessage>,
-    ids: &AtomicU64,
-) -> Option<Response> {
+async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Option<Response> {
+    let Asked { events, ids, notes } = asked;
     let wait = Duration::from_millis(request.deadline_ms).min(DEADLINE_MAX);
     let call = match request.call {
         Call::Status => return Some(status(events, wait).await),
@@ -128,6 +134,11 @@ async fn answer(
         Call::Check(check) => CniCall::Check(check),
         Call::Gc(gc) => CniCall::Gc(gc),
     };
+    let about = match &call {
+        CniCall::Add(add) => Some(add.id.clone()),
+        CniCall::Del(id) => Some(id.clone()),
+        _ => None,
+    };
     let id = RequestId(ids.fetch_add(1, Ordering::Relaxed));
     let deadline = clock::now().boot + wait;
     let (reply, mut replied) = oneshot::channel();
@@ -137,11 +148,12 @@ async fn answer(
         call,
         reply,
     };
+    // A daemon that stops hangs up: whoever asked asks the next one, or leaves a note for it.
     let asked = async {
         if events.send(message).await.is_err() {
-            return Some(stopping());
+            return None;
         }
-        Some(replied_with((&mut replied).await))
+        (&mut replied).await.ok().map(replied_with)
     };
     let response = tokio::select! {
         biased;
@@ -149,6 +161,9 @@ async fn answer(
         () = gone(stream) => None,
         () = tokio::time::sleep(wait) => Some(too_late(wait)),
     };
+    if let (Some(id), Some(Response::Added(_) | Response::Done)) = (&about, &response) {
+        notes.remove(id);
+    }
     if matches!(
         response,
         None | Some(Response::Error(CniError {
@@ -162,12 +177,11 @@ async fn answer(
     response
 }
 
-fn replied_with(reply: Result<Reply, oneshot::error::RecvError>) -> Response {
+fn replied_with(reply: Reply) -> Response {
     match reply {
-        Ok(Ok(Some(added))) => Response::Added(added),
-        Ok(Ok(None)) => Response::Done,
-        Ok(Err(error)) => Response::Error(error),
-        Err(_) => stopping(),
+        Ok(Some(added)) => Response::Added(added),
+        Ok(None) => Response::Done,
+        Err(error) => Response::Error(error),
     }
 }
 
