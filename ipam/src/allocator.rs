@@ -144,19 +144,30 @@ impl Allocator {
     /// # Errors
     /// Where the address is in use, cannot be a pod's, or is not of the ranges; nothing changes then.
     pub fn allocate_exact(&mut self, address: IpAddr) -> Result<(), Refused> {
+        self.check_exact(address)?;
         let (family, bits) = split(address);
-        let pool = self.pool_mut(family);
+        let taken = self.pool_mut(family).take(bits);
+        assert!(taken, "what is not in use can be taken");
+        Ok(())
+    }
+
+    /// Whether [`Self::allocate_exact`] would hand this address out.
+    ///
+    /// # Errors
+    /// Where it would not.
+    pub fn check_exact(&self, address: IpAddr) -> Result<(), Refused> {
+        let (family, bits) = split(address);
+        let pool = self.pool(family);
         if !pool.is_in_range(bits) {
             return Err(Refused::OutOfRange(address));
         }
         if pool.is_own(bits) {
             return Err(Refused::Own(address));
         }
-        if pool.take(bits) {
-            Ok(())
-        } else {
-            Err(Refused::InUse(address))
+        if pool.in_use(bits) {
+            return Err(Refused::InUse(address));
         }
+        Ok(())
     }
 
     /// Marks an address as in use: from a loaded lease, or seen in the kernel. It may rest, be reserved or lie

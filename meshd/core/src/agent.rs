@@ -84,7 +84,7 @@ impl NodeAgent {
             publisher: Publisher::default(),
             network: NetworkCondition::default(),
             pods: Pods::default(),
-            attachments: Attachments::new(config.address_rest),
+            attachments: Attachments::new(config.address_rest, &config.ipam.reserved),
             requests: Requests::new(),
             api_away: None,
             config,

@@ -1,6 +1,5 @@
 //! CNI ADD.
 
-use crate::TimerKind;
 use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::link::macs;
@@ -8,11 +7,10 @@ use crate::attach::requests::{Stage, error};
 use crate::attach::table::{AddStep, Attachment, DelStep, State};
 use crate::event::{CniCall, RequestId};
 use ipnetwork::IpNetwork;
-use meshd_ipam::Exhausted;
 use meshd_model::cni::{Add, Added, CniError, code};
 use meshd_model::kernel::{IFNAME_MAX, POD_GATEWAY_V4, POD_GATEWAY_V6};
 use meshd_model::net::{Family, contains, host};
-use meshd_model::{AttachmentId, Boot, Lease, LeasePhase, Now};
+use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -102,9 +100,9 @@ impl NodeAgent {
             );
             return self.reply(request, Err(clash));
         }
-        let addresses = match self.allocate(now) {
+        let addresses = match self.choose_addresses(now, &add) {
             Ok(addresses) => addresses,
-            Err(exhausted) => return self.exhausted(now, request, exhausted),
+            Err(why) => return self.no_address(now, request, why),
         };
         let (host_mac, own_mac) = macs(&add.id);
         let mac = add.wants.mac.unwrap_or(own_mac);
@@ -134,55 +132,19 @@ impl NodeAgent {
         self.mark(Resource::Attachment(add.id));
     }
 
-    /// One address of each family, IPv4 first; all or none.
-    fn allocate(&mut self, now: Now) -> Result<Vec<IpAddr>, Exhausted> {
-        let mut addresses = Vec::new();
-        for family in self.local.overlay.keys().copied().collect::<Vec<_>>() {
-            match self.attachments.allocator.allocate(now.boot, family) {
-                Ok(address) => addresses.push(address),
-                Err(exhausted) => {
-                    for address in addresses {
-                        self.attachments.allocator.release(self.never_used(now), address);
-                    }
-                    return Err(exhausted);
-                }
-            }
-        }
-        Ok(addresses)
-    }
-
-    /// Since when an address counts as freed that no packet ever bore: it need not rest.
-    pub(crate) fn never_used(&self, now: Now) -> Boot {
-        now.boot - self.config.address_rest
-    }
-
-    /// Waits for an address whose rest ends in time; refuses otherwise.
-    fn exhausted(&mut self, now: Now, request: RequestId, exhausted: Exhausted) {
-        let rested = self.attachments.allocator.next_rested(exhausted.family);
-        let answer_by = self.requests.get(&request).map(|p| p.answer_by);
-        if let Some(at) = rested
-            && exhausted.resting > 0
-            && answer_by.is_some_and(|by| now.boot < at && at < by)
-        {
-            self.timers.set_no_later(TimerKind::Rest, at);
-            return self.wait_for(request, Stage::Address);
-        }
-        let full = error(
-            code::EXHAUSTED,
-            exhausted.to_string(),
-            "delete pods of this node, or give it a larger pod CIDR",
-        );
-        self.reply(request, Err(full));
-    }
-
     /// A former process died during this ADD: its lease is used, where its addresses still are the node's.
     fn finish_half_done(&mut self, request: RequestId, add: Add) {
+        let named = match self.named_addresses(&add) {
+            Ok(named) => named,
+            Err(refused) => return self.reply(request, Err(refused)),
+        };
         let (cidrs, families) = (&self.local.cidrs, self.local.overlay.len());
         let Some(attachment) = self.attachments.get_mut(&add.id) else {
             return;
         };
         let is_ours = |a: &IpAddr| cidrs.iter().any(|c| contains(*c, host(*a)));
-        if attachment.lease.addresses.len() == families && attachment.lease.addresses.iter().all(is_ours) {
+        let has = &attachment.lease.addresses;
+        if has.len() == families && has.iter().all(is_ours) && named.iter().all(|a| has.contains(a)) {
             attachment.lease.netns = add.netns;
             attachment.lease.pod = add.pod;
             attachment.lease.token = add.token;
@@ -193,7 +155,7 @@ impl NodeAgent {
             };
         } else {
             let msg = format!(
-                "the half-done ADD of {} has addresses that the node no longer has",
+                "the half-done ADD of {} has addresses that the node no longer has, or others than are asked for",
                 add.id
             );
             let stale = error(code::TRY_AGAIN, msg, "it was undone: the runtime will try again");

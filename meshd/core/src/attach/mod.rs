@@ -17,6 +17,7 @@
 //! whenever the process dies.
 
 pub(crate) mod add;
+pub(crate) mod addresses;
 pub(crate) mod check;
 pub(crate) mod del;
 pub(crate) mod deletion;

@@ -157,11 +157,7 @@ impl NodeAgent {
                 "the leases are not loaded yet",
                 "see `meshctl status`",
             ),
-            (_, Stage::Address) => error(
-                code::EXHAUSTED,
-                "no address is free: those freed a moment ago rest",
-                "delete pods of this node, or give it a larger pod CIDR",
-            ),
+            (CniCall::Add(add), Stage::Address) => self.no_address_in_time(add),
             (call, _) => {
                 let what = call.attachment().map_or("GC".to_owned(), ToString::to_string);
                 error(

@@ -1,6 +1,7 @@
 //! The attachments that there are, and who holds which address.
 
 use crate::event::RequestId;
+use ipnetwork::IpNetwork;
 use meshd_ipam::Allocator;
 use meshd_model::cni::CniError;
 use meshd_model::kernel::PodLinkState;
@@ -102,13 +103,15 @@ pub(crate) struct Attachments {
 }
 
 impl Attachments {
-    pub(crate) fn new(rest: Duration) -> Self {
+    pub(crate) fn new(rest: Duration, withheld: &[IpNetwork]) -> Self {
+        let mut allocator = Allocator::new(rest);
+        allocator.set_withheld(withheld);
         Self {
             loaded: false,
             damaged: Vec::new(),
             by_id: BTreeMap::new(),
             by_ifname: BTreeMap::new(),
-            allocator: Allocator::new(rest),
+            allocator,
             held: BTreeMap::new(),
             reserved: BTreeSet::new(),
         }
@@ -227,6 +230,11 @@ impl Attachments {
                 "{address} is held twice: by {before:?} and {id}"
             );
         }
+    }
+
+    /// The attachment that holds this address.
+    pub(crate) fn holder(&self, address: IpAddr) -> Option<&Attachment> {
+        self.by_id.get(self.held.get(&address)?)
     }
 
     /// Whether the attachment is the one that holds this address.

@@ -1,5 +1,6 @@
 //! The agent against a kernel, a store and an API server that are interpreters of its actions.
 
+mod addresses;
 mod basics;
 mod cni;
 mod cost;

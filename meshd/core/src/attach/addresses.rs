@@ -1,0 +1,191 @@
+//! Which addresses an ADD gets: those that were asked for, and any for the families that nobody asked about.
+
+use crate::TimerKind;
+use crate::agent::NodeAgent;
+use crate::attach::requests::{Stage, error};
+use crate::attach::table::State;
+use crate::event::RequestId;
+use meshd_ipam::{Exhausted, Refused};
+use meshd_model::cni::{Add, CniError, code};
+use meshd_model::net::Family;
+use meshd_model::{AttachmentId, Boot, Now};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Why there are no addresses for an ADD.
+pub(crate) enum NotGiven {
+    /// They come free when this attachment is gone.
+    Wait(AttachmentId),
+    Exhausted(Exhausted),
+    Refused(CniError),
+}
+
+impl NodeAgent {
+    /// One address of each family, IPv4 first; all or none.
+    pub(crate) fn choose_addresses(&mut self, now: Now, add: &Add) -> Result<Vec<IpAddr>, NotGiven> {
+        let named = self.named_addresses(add).map_err(NotGiven::Refused)?;
+        for address in &named {
+            self.check_named(add, *address)?;
+        }
+        let of = |family: Family| named.iter().copied().find(|a| Family::of(*a) == family);
+        let families: Vec<_> = self.local.overlay.keys().copied().collect();
+        let mut addresses = Vec::new();
+        let mut chosen_here = Vec::new();
+        for family in families {
+            let address = match of(family) {
+                Some(address) => address,
+                None => match self.attachments.allocator.allocate(now.boot, family) {
+                    Ok(address) => {
+                        chosen_here.push(address);
+                        address
+                    }
+                    Err(exhausted) => {
+                        for address in chosen_here {
+                            self.attachments.allocator.release(self.never_used(now), address);
+                        }
+                        return Err(NotGiven::Exhausted(exhausted));
+                    }
+                },
+            };
+            addresses.push(address);
+        }
+        for address in named {
+            let taken = self.attachments.allocator.allocate_exact(address);
+            assert!(taken.is_ok(), "what was free a moment ago is not: {taken:?}");
+        }
+        Ok(addresses)
+    }
+
+    /// The addresses that the runtime or the pod's annotation names; they must not name different ones. What the
+    /// annotation says is of the pod's first interface.
+    pub(crate) fn named_addresses(&self, add: &Add) -> Result<BTreeSet<IpAddr>, CniError> {
+        let asked: BTreeSet<IpAddr> = add.wants.ips.iter().copied().collect();
+        let first = !add.wants.secondary && !self.attachments.has_another(&add.id);
+        let mut named = asked;
+        if let Some(pod) = add.pod.as_ref().filter(|_| first) {
+            let (_, wants) = self.pods.wants(pod);
+            if let Some(problem) = wants.problem {
+                let what = format!("{pod} asks for an address that cannot be understood: {problem}");
+                return Err(error(
+                    code::CONFIG,
+                    what,
+                    "mend the annotation, or make the pod anew",
+                ));
+            }
+            let annotated: BTreeSet<IpAddr> = wants.ips.into_iter().collect();
+            if !named.is_empty() && !annotated.is_empty() && named != annotated {
+                let what =
+                    format!("the runtime asks for {named:?} and the annotation of {pod} for {annotated:?}");
+                return Err(error(
+                    code::CONFIG,
+                    what,
+                    "ask for the same in both, or in one of them",
+                ));
+            }
+            named.extend(annotated);
+        }
+        let mut families = BTreeSet::new();
+        for address in &named {
+            if !families.insert(Family::of(*address)) {
+                let what = format!(
+                    "{} asks for {named:?}: an interface has one address of a family",
+                    add.id
+                );
+                return Err(error(
+                    code::CONFIG,
+                    what,
+                    "name one IPv4 and one IPv6 address at most",
+                ));
+            }
+            if !self.local.overlay.contains_key(&Family::of(*address)) {
+                let what = format!(
+                    "{} asks for {address}: this node has no pod CIDR of its family",
+                    add.id
+                );
+                return Err(error(
+                    code::CONFIG,
+                    what,
+                    "name addresses of the node's own pod CIDRs",
+                ));
+            }
+        }
+        Ok(named)
+    }
+
+    /// Whether a named address is free; what its holder is, if not.
+    fn check_named(&self, add: &Add, address: IpAddr) -> Result<(), NotGiven> {
+        let Err(refused) = self.attachments.allocator.check_exact(address) else {
+            return Ok(());
+        };
+        let who = match (refused, self.attachments.holder(address)) {
+            (Refused::InUse(_), Some(holder)) => {
+                if matches!(holder.state, State::Deleting { .. }) {
+                    return Err(NotGiven::Wait(holder.lease.id.clone()));
+                }
+                let pod = holder.lease.pod.as_ref();
+                let pod = pod.map_or(String::new(), |pod| format!(", of pod {pod}"));
+                format!(": {}{pod} holds it", holder.lease.id)
+            }
+            (Refused::InUse(_), None) => ": an interface that meshd has no lease of holds it".into(),
+            _ => String::new(),
+        };
+        let what = format!("{} asks for {address}: {refused}{who}", add.id);
+        let what_to_do = "name another address of this node's pod CIDRs, or none; a pod that names one has to be scheduled \
+                          to the node that has it";
+        Err(NotGiven::Refused(error(code::CONFIG, what, what_to_do)))
+    }
+
+    /// Since when an address counts as freed that no packet ever bore: it need not rest.
+    pub(crate) fn never_used(&self, now: Now) -> Boot {
+        now.boot - self.config.address_rest
+    }
+
+    /// Has the ADD wait for an address that comes free in time; refuses it otherwise.
+    pub(crate) fn no_address(&mut self, now: Now, request: RequestId, why: NotGiven) {
+        let exhausted = match why {
+            // It is told when this attachment is gone, or at its deadline.
+            NotGiven::Wait(_) => return self.wait_for(request, Stage::Address),
+            NotGiven::Refused(refused) => return self.reply(request, Err(refused)),
+            NotGiven::Exhausted(exhausted) => exhausted,
+        };
+        let rested = self.attachments.allocator.next_rested(exhausted.family);
+        let answer_by = self.requests.get(&request).map(|p| p.answer_by);
+        if let Some(at) = rested
+            && exhausted.resting > 0
+            && answer_by.is_some_and(|by| now.boot < at && at < by)
+        {
+            self.timers.set_no_later(TimerKind::Rest, at);
+            return self.wait_for(request, Stage::Address);
+        }
+        let full = error(
+            code::EXHAUSTED,
+            exhausted.to_string(),
+            "delete pods of this node, or give it a larger pod CIDR",
+        );
+        self.reply(request, Err(full));
+    }
+
+    /// The answer to an ADD for which no address came free in time.
+    pub(crate) fn no_address_in_time(&self, add: &Add) -> CniError {
+        let named = self.named_addresses(add).unwrap_or_default();
+        let waited = named.iter().find_map(|a| match self.check_named(add, *a) {
+            Err(NotGiven::Wait(holder)) => Some((a, holder)),
+            _ => None,
+        });
+        match waited {
+            Some((address, holder)) => error(
+                code::TRY_AGAIN,
+                format!(
+                    "{} asks for {address}: {holder} holds it, and is still being taken down",
+                    add.id
+                ),
+                "the runtime will try again; see `meshctl status`",
+            ),
+            None => error(
+                code::EXHAUSTED,
+                "no address is free: those freed a moment ago rest",
+                "delete pods of this node, or give it a larger pod CIDR",
+            ),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Addresses that are asked for by name, and those that nobody gets who does not.
+
+use crate::world::{World, add, config, pod};
+use meshd_core::{CniCall, Config, Ipam, KubeEvent};
+use meshd_model::cni::{Added, CniError, code};
+use meshd_model::{PodMeta, PodWants};
+use std::net::IpAddr;
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn has(added: &Added) -> Vec<String> {
+    added.ips.iter().map(|(net, _)| net.ip().to_string()).collect()
+}
+
+/// The API server shows the pod with this annotation.
+fn annotate(world: &mut World, name: &str, wants: PodWants) {
+    world.kube(KubeEvent::PodApplied(PodMeta {
+        pod: pod(name),
+        wants,
+    }));
+}
+
+fn named(texts: &[&str]) -> PodWants {
+    PodWants {
+        ips: ips(texts),
+        ..PodWants::default()
+    }
+}
+
+fn add_annotated(world: &mut World, name: &str, wants: PodWants) -> Result<Added, CniError> {
+    annotate(world, name, wants);
+    world.answer(CniCall::Add(add(name))).map(Option::unwrap)
+}
+
+fn add_asking(world: &mut World, name: &str, texts: &[&str]) -> Result<Added, CniError> {
+    let mut add = add(name);
+    add.wants.ips = ips(texts);
+    world.see_pod(name);
+    world.answer(CniCall::Add(add)).map(Option::unwrap)
+}
+
+#[test]
+fn what_is_named_is_given_and_the_other_family_gets_any() {
+    let mut world = World::ready(0);
+    let both = add_annotated(&mut world, "both", named(&["10.244.0.77", "fd00:244::77"])).unwrap();
+    assert_eq!(has(&both), ["10.244.0.77", "fd00:244::77"]);
+    let one = add_annotated(&mut world, "one", named(&["fd00:244::78"])).unwrap();
+    assert_eq!(has(&one), ["10.244.0.2", "fd00:244::78"]);
+    let asked = add_asking(&mut world, "asked", &["10.244.0.79"]).unwrap();
+    assert_eq!(has(&asked), ["10.244.0.79", "fd00:244::2"]);
+    world.assert_quiescent();
+}
+
+#[test]
+fn what_cannot_be_given_is_refused_and_nothing_else_given() {
+    let mut world = World::ready(0);
+    add_annotated(&mut world, "first", named(&["10.244.0.77"])).unwrap();
+    for (wants, said) in [
+        (&["10.244.0.77"][..], "first"),
+        (&["10.244.1.7"], "not among the node's pod CIDRs"),
+        (&["10.244.0.1"], "the network's own"),
+        (&["10.244.0.0"], "the network's own"),
+        (&["192.0.2.1"], "not among the node's pod CIDRs"),
+        (&["fd00:244::9", "10.244.0.77"], "first"),
+    ] {
+        let refused = add_annotated(&mut world, "other", named(wants)).unwrap_err();
+        assert_eq!(refused.code, code::CONFIG, "{refused}");
+        assert!(refused.msg.contains(said), "{refused}");
+    }
+    let malformed = PodWants {
+        problem: Some("annotation meshd.dev/ips is \"x\": it should have been an IP address".into()),
+        ..PodWants::default()
+    };
+    let refused = add_annotated(&mut world, "other", malformed).unwrap_err();
+    assert_eq!(refused.code, code::CONFIG);
+    assert!(refused.msg.contains("meshd.dev/ips"), "{refused}");
+
+    annotate(&mut world, "other", named(&["10.244.0.80"]));
+    let mut differs = add("other");
+    differs.wants.ips = ips(&["10.244.0.81"]);
+    let refused = world.answer(CniCall::Add(differs)).unwrap_err();
+    assert_eq!(refused.code, code::CONFIG);
+    assert!(
+        refused.msg.contains("10.244.0.80") && refused.msg.contains("10.244.0.81"),
+        "{refused}"
+    );
+    let twice = add_asking(&mut world, "twice", &["10.244.0.80", "10.244.0.81"]).unwrap_err();
+    assert_eq!(twice.code, code::CONFIG);
+    assert_eq!(world.leases.len(), 1, "nothing was taken on the way");
+    // What was refused beside it is free: no address is lost on the way.
+    let free = add_annotated(&mut world, "free", named(&["fd00:244::9", "10.244.0.81"])).unwrap();
+    assert_eq!(has(&free), ["10.244.0.81", "fd00:244::9"]);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_family_that_the_node_does_not_have_is_refused() {
+    let mut world = World::new(config());
+    if let Some(own) = &mut world.own {
+        own.pod_cidrs.retain(|net| net.is_ipv4());
+    }
+    world.sync(0);
+    let refused = add_asking(&mut world, "six", &["fd00:244::9"]).unwrap_err();
+    assert_eq!(refused.code, code::CONFIG);
+    assert!(refused.msg.contains("no pod CIDR of its family"), "{refused}");
+}
+
+#[test]
+fn a_named_address_is_waited_for_while_its_last_holder_is_taken_down() {
+    let mut world = World::ready(0);
+    add_annotated(&mut world, "old", named(&["10.244.0.77"])).unwrap();
+    let del = world.ask(CniCall::Del(crate::world::attachment("old")));
+    annotate(&mut world, "new", named(&["10.244.0.77"]));
+    let request = world.ask(CniCall::Add(add("new")));
+    assert!(
+        !world.replies.contains_key(&request),
+        "it is neither refused nor given"
+    );
+    world.run();
+    assert_eq!(world.replies[&del], Ok(None));
+    let added = world.replies[&request].clone().unwrap().unwrap();
+    assert_eq!(
+        has(&added)[0],
+        "10.244.0.77",
+        "without a rest: it was asked for by name"
+    );
+}
+
+#[test]
+fn what_is_reserved_is_given_by_name_only() {
+    let reserved = ["10.244.0.0/28", "fd00:244::/66"].map(|net| net.parse().unwrap());
+    let ipam = Ipam {
+        reserved: reserved.into(),
+        ..Ipam::default()
+    };
+    let mut world = World::new(Config { ipam, ..config() });
+    world.sync(0);
+    assert_eq!(
+        has(&world.add("any").unwrap()),
+        ["10.244.0.16", "fd00:244:0:0:4000::"]
+    );
+    let by_name = add_annotated(&mut world, "named", named(&["10.244.0.7"])).unwrap();
+    assert_eq!(has(&by_name)[0], "10.244.0.7");
+    world.del("named").unwrap();
+    world.restart();
+    world.run();
+    world.sync(0);
+    assert_eq!(has(&world.add("next").unwrap())[0], "10.244.0.17");
+}
