@@ -1,10 +1,12 @@
 //! The agent itself: takes events in, and hands them to the modules that know what follows.
 
 use crate::action::Resource;
+use crate::attach::gc::Collecting;
 use crate::attach::requests::{Requests, Stage};
 use crate::attach::table::Attachments;
 use crate::bounds::Bounds;
-use crate::event::{KernelEvent, KubeEvent, StoreEvent};
+use crate::counters::Counters;
+use crate::event::{KernelEvent, KubeEvent, RequestId, StoreEvent};
 use crate::jitter::Jitter;
 use crate::network::NetworkCondition;
 use crate::nodes::Nodes;
@@ -18,7 +20,7 @@ use crate::{Action, Config, Event, TimerKind};
 use meshd_model::net::Family;
 use meshd_model::{Boot, Now, OwnNode};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One node's agent.
 ///
@@ -58,6 +60,11 @@ pub struct NodeAgent {
     pub(crate) pods: Pods,
     pub(crate) attachments: Attachments,
     pub(crate) requests: Requests,
+    /// GCs that wait for their deletions.
+    #[serde(default)]
+    pub(crate) collecting: BTreeMap<RequestId, Collecting>,
+    #[serde(default)]
+    pub(crate) counters: Counters,
     /// Why the API server cannot be reached.
     pub(crate) api_away: Option<String>,
 }
@@ -86,6 +93,8 @@ impl NodeAgent {
             pods: Pods::default(),
             attachments: Attachments::new(config.address_rest, &config.ipam.reserved),
             requests: Requests::new(),
+            collecting: BTreeMap::new(),
+            counters: Counters::default(),
             api_away: None,
             config,
         };
@@ -121,6 +130,7 @@ impl NodeAgent {
                 TimerKind::Retry(resource) => self.mark(resource),
                 TimerKind::Deadline(request) => self.expire(request),
                 TimerKind::Rest => self.resume(now, Stage::Address),
+                TimerKind::Collect => self.review_abandoned(now),
                 TimerKind::Greet(key) => self.mark(Resource::Peer(key)),
             }
         }
@@ -219,6 +229,7 @@ impl NodeAgent {
                 self.mark(Resource::Kernel);
                 self.refresh_local(now);
                 self.reserve_unexplained(now);
+                self.review_abandoned(now);
                 self.mark_all();
             }
             KernelEvent::Applied(id) => self.outcome(now, &id, Ok(())),
@@ -234,6 +245,7 @@ impl NodeAgent {
                 self.ops.succeeded(&Resource::Store);
                 self.attachments.load(leases, damaged);
                 self.reserve_unexplained(now);
+                self.review_abandoned(now);
                 self.mark_all();
                 self.resume(now, Stage::Store);
             }

@@ -23,6 +23,7 @@ mod attach;
 mod bounds;
 mod claims;
 pub mod config;
+pub mod counters;
 mod errno;
 pub mod event;
 mod few;
@@ -31,6 +32,7 @@ mod jitter;
 mod network;
 mod node;
 mod nodes;
+pub mod numbers;
 mod observed;
 mod ops;
 mod outcome;
@@ -49,8 +51,11 @@ mod timers;
 
 pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 pub use agent::NodeAgent;
+pub use attach::collect::Abandoned;
 pub use config::{Config, Endpoints, Identity, Ipam, METADATA, Outside};
+pub use counters::Counters;
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
+pub use numbers::Numbers;
 pub use routes::ROUTE_METRIC;
 
 use meshd_model::PublicKey;
@@ -66,6 +71,8 @@ pub enum TimerKind {
     Deadline(RequestId),
     /// A freed address may be handed out again.
     Rest,
+    /// The grace of an attachment that looks abandoned is over.
+    Collect,
     /// Greet a peer that may hold a session which this node's device has lost.
     Greet(PublicKey),
 }

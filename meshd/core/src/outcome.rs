@@ -30,6 +30,9 @@ impl NodeAgent {
             return;
         }
         let Some(task) = self.ops.end(id) else { return };
+        if result.is_err() {
+            self.counters.failed(&task);
+        }
         if result.is_ok() {
             self.ops.succeeded(&id.resource);
             self.carried_out(now, &task);
@@ -43,6 +46,9 @@ impl NodeAgent {
         }
         if let Resource::Attachment(attachment) = &id.resource {
             self.attachment_settled(now, attachment);
+            if self.attachments.get(attachment).is_some_and(|a| a.netns_gone) {
+                self.review_abandoned(now);
+            }
         }
         self.mark(id.resource.clone());
     }

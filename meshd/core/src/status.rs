@@ -1,9 +1,10 @@
 //! What `meshctl status` shows.
 
 use crate::agent::NodeAgent;
-use crate::attach::table::{Attachment, State};
+use crate::attach::table::Attachment;
+use crate::numbers::phase;
 use meshd_model::status::{AttachmentStatus, PeerStatus, Status};
-use meshd_model::{AttachmentId, LeasePhase, NodeName, Now, PublicKey};
+use meshd_model::{AttachmentId, NodeName, Now, PublicKey};
 
 impl NodeAgent {
     /// What `meshctl status` shows: as of the last observation, where the kernel is concerned.
@@ -65,10 +66,6 @@ fn attachment_status(id: &AttachmentId, attachment: &Attachment) -> AttachmentSt
         ifname: id.ifname.clone(),
         pod: attachment.lease.pod.as_ref().map(ToString::to_string),
         addresses: attachment.lease.addresses.clone(),
-        phase: match attachment.state {
-            State::Adding { .. } | State::HalfDone => LeasePhase::Adding,
-            State::Ready => LeasePhase::Ready,
-            State::Deleting { .. } => LeasePhase::Deleting,
-        },
+        phase: phase(&attachment.state),
     }
 }

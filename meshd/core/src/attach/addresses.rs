@@ -157,6 +157,7 @@ impl NodeAgent {
             self.timers.set_no_later(TimerKind::Rest, at);
             return self.wait_for(request, Stage::Address);
         }
+        *self.counters.exhausted.entry(exhausted.family).or_default() += 1;
         let full = error(
             code::EXHAUSTED,
             exhausted.to_string(),

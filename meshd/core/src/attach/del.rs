@@ -42,7 +42,7 @@ impl NodeAgent {
     }
 
     /// Turns an attachment to its deletion; returns the ADD that was under way.
-    fn begin_del(&mut self, request: RequestId, id: &AttachmentId) -> Option<RequestId> {
+    pub(crate) fn begin_del(&mut self, request: RequestId, id: &AttachmentId) -> Option<RequestId> {
         let attachment = self.attachments.get_mut(id)?;
         if let State::Deleting { callers, .. } = &mut attachment.state {
             callers.insert(request);

@@ -73,18 +73,18 @@ impl NodeAgent {
         }
         if let Some(attachment) = self.attachments.get_mut(id).filter(|a| a.is_marked()) {
             let state = std::mem::replace(&mut attachment.state, gone(DelStep::Vanish));
-            self.told_it_is_gone(state);
+            self.told_it_is_gone(id, state);
         }
     }
 
     /// All of it is gone.
     fn deleted(&mut self, now: Now, id: &AttachmentId) {
         if let Some(attachment) = self.attachments.remove(now.boot, id) {
-            self.told_it_is_gone(attachment.state);
+            self.told_it_is_gone(id, attachment.state);
         }
     }
 
-    fn told_it_is_gone(&mut self, state: State) {
+    fn told_it_is_gone(&mut self, id: &AttachmentId, state: State) {
         let State::Deleting {
             callers, failed_add, ..
         } = state
@@ -92,7 +92,7 @@ impl NodeAgent {
             return;
         };
         for caller in callers {
-            self.reply(caller, Ok(None));
+            self.deletion_told(caller, id, Ok(()));
         }
         if let Some((request, told)) = failed_add {
             self.reply(request, Err(told));
@@ -117,7 +117,7 @@ impl NodeAgent {
             format!("{}; meshd tries again", failure.message),
         );
         for caller in callers {
-            self.reply(caller, Err(told.clone()));
+            self.deletion_told(caller, id, Err(told.clone()));
         }
         if let Some((request, told)) = failed_add {
             self.reply(request, Err(told));

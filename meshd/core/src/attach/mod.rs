@@ -19,6 +19,7 @@
 pub(crate) mod add;
 pub(crate) mod addresses;
 pub(crate) mod check;
+pub(crate) mod collect;
 pub(crate) mod del;
 pub(crate) mod deletion;
 pub(crate) mod gc;

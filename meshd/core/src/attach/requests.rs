@@ -71,6 +71,7 @@ impl NodeAgent {
                     return;
                 };
                 self.timers.clear(&TimerKind::Deadline(id));
+                self.stop_collecting(id);
                 if let Some(attachment) = pending.call.attachment() {
                     self.nobody_waits(id, attachment);
                 }
@@ -147,6 +148,7 @@ impl NodeAgent {
 
     /// The time to answer has come.
     pub(crate) fn expire(&mut self, id: RequestId) {
+        let stopped = self.stop_collecting(id);
         let Some(pending) = self.requests.get(&id) else {
             return;
         };
@@ -158,6 +160,7 @@ impl NodeAgent {
                 "see `meshctl status`",
             ),
             (CniCall::Add(add), Stage::Address) => self.no_address_in_time(add),
+            (CniCall::Gc(_), _) if let Some(told) = stopped => told,
             (call, _) => {
                 let what = call.attachment().map_or("GC".to_owned(), ToString::to_string);
                 error(

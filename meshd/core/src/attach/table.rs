@@ -1,5 +1,6 @@
 //! The attachments that there are, and who holds which address.
 
+use crate::attach::collect::Abandoned;
 use crate::event::RequestId;
 use ipnetwork::IpNetwork;
 use meshd_ipam::Allocator;
@@ -22,6 +23,9 @@ pub(crate) struct Attachment {
     pub(crate) host_addresses: Option<Vec<IpAddr>>,
     /// The pod's namespace is gone: nothing to be done until DEL comes.
     pub(crate) netns_gone: bool,
+    /// Why it looks abandoned, and since when without a break.
+    #[serde(default)]
+    pub(crate) abandoned: Option<(Abandoned, Boot)>,
 }
 
 impl Attachment {
@@ -216,6 +220,7 @@ impl Attachments {
             recorded,
             host_addresses: None,
             netns_gone: false,
+            abandoned: None,
         };
         let before = self.by_id.insert(id, attachment);
         assert!(before.is_none(), "an attachment was replaced by another");

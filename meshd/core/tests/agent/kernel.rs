@@ -23,6 +23,8 @@ pub(crate) struct Kernel {
     pub gone: BTreeSet<String>,
     /// `netns:ifname` that something else has taken.
     pub taken: BTreeSet<String>,
+    /// Attachments whose link it does not take down.
+    pub refusing: BTreeSet<String>,
     /// What is told of every operation on a matching text, until it is cleared.
     pub failing: Option<(String, i32)>,
     /// What fail closed means here.
@@ -81,6 +83,9 @@ impl Kernel {
             KernelOp::SetRule(rule) => drop(self.state.rules.insert(rule.clone())),
             KernelOp::RemoveRule(rule) => drop(self.state.rules.remove(rule)),
             KernelOp::AttachPod(link) => self.attach(link)?,
+            KernelOp::DetachPod(link) if self.refusing.contains(&link.id.to_string()) => {
+                return Err(failure(16));
+            }
             KernelOp::DetachPod(link) => {
                 if let Some(there) = self.state.pod_links.get_mut(&link.host_ifname) {
                     there.addresses.clear();

@@ -3,6 +3,7 @@
 mod addresses;
 mod basics;
 mod cni;
+mod collect;
 mod cost;
 mod firewall;
 mod hostile;

@@ -1,0 +1,100 @@
+//! Takes down what nobody will ever DEL: containerd calls no GC, and forgets a sandbox when its own state is lost.
+//!
+//! An attachment looks abandoned when
+//!
+//! - its namespace is gone, and the link with it: nothing can use its addresses any more. Whether the pod is still there
+//!   does not matter; another sandbox of it has an attachment of its own;
+//! - its ADD was cut off by the end of a former daemon, and nobody has sent it again: no ADD of it has ever succeeded;
+//! - the API server, which is there, shows that its pod is gone, while the namespace is still there. The kubelet may be
+//!   about to take the sandbox down, so this has ten times the grace.
+//!
+//! It has to look so for the whole of the grace without a break. Then it takes the way of a DEL that nobody waits for; a
+//! DEL that comes after all finds nothing, and succeeds.
+
+use crate::TimerKind;
+use crate::action::Resource;
+use crate::agent::NodeAgent;
+use crate::attach::table::{Attachment, DelStep, State};
+use meshd_model::{AttachmentId, Boot, Now};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How much longer the grace is while the namespace is still there.
+const PATIENCE: u32 = 10;
+
+/// Why an attachment looks abandoned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Abandoned {
+    /// Its namespace is gone.
+    Namespace,
+    /// Its ADD was cut off.
+    HalfDone,
+    /// Its pod is gone at the API server.
+    Pod,
+}
+
+impl NodeAgent {
+    /// Notes what looks abandoned now, and takes down what has looked so for long enough. Costs as much as there are
+    /// attachments, so it is done after an observation of the kernel and when a grace ends, not at each event.
+    pub(crate) fn review_abandoned(&mut self, now: Now) {
+        let grace = self.config.ipam.collect_after;
+        if grace.is_zero() || !self.attachments.is_loaded() {
+            return;
+        }
+        let looks: Vec<(AttachmentId, Option<Abandoned>)> = self
+            .attachments
+            .iter()
+            .map(|(id, a)| (id, a, self.looks_abandoned(a)))
+            .filter(|(_, a, why)| why.is_some() || a.abandoned.is_some())
+            .map(|(id, _, why)| (id.clone(), why))
+            .collect();
+        for (id, why) in looks {
+            self.note_abandoned(now, grace, &id, why);
+        }
+    }
+
+    fn looks_abandoned(&self, attachment: &Attachment) -> Option<Abandoned> {
+        let is_pod_gone = || {
+            let known = self.pods.is_synced() && self.api_away.is_none();
+            let pod = attachment.lease.pod.as_ref().filter(|_| known);
+            pod.is_some_and(|pod| !self.pods.has(pod))
+        };
+        match attachment.state {
+            State::HalfDone => Some(Abandoned::HalfDone),
+            State::Ready => {
+                let link = self.observed.links.get(&attachment.lease.host_ifname);
+                if attachment.netns_gone && self.observed.seen && link.is_none() {
+                    Some(Abandoned::Namespace)
+                } else {
+                    is_pod_gone().then_some(Abandoned::Pod)
+                }
+            }
+            State::Adding { .. } | State::Deleting { .. } => None,
+        }
+    }
+
+    fn note_abandoned(&mut self, now: Now, grace: Duration, id: &AttachmentId, why: Option<Abandoned>) {
+        let Some(attachment) = self.attachments.get_mut(id) else {
+            return;
+        };
+        let since = match (attachment.abandoned, why) {
+            (Some((before, since)), Some(why)) if before == why => since,
+            _ => now.boot,
+        };
+        attachment.abandoned = why.map(|why| (why, since));
+        let Some(why) = why else { return };
+        let due: Boot = since + grace * if why == Abandoned::Pod { PATIENCE } else { 1 };
+        if now.boot < due {
+            return self.timers.set_no_later(TimerKind::Collect, due);
+        }
+        attachment.abandoned = None;
+        attachment.state = State::Deleting {
+            step: DelStep::Mark,
+            callers: BTreeSet::new(),
+            failed_add: None,
+        };
+        *self.counters.collected.entry(why).or_default() += 1;
+        self.mark(Resource::Attachment(id.clone()));
+    }
+}
