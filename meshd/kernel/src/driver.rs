@@ -1,9 +1,12 @@
 //! The driver: one task that carries actions out in the order given, and looks again when something changed.
 
 use crate::config::{DriverConfig, KeySource};
+use crate::entrant::Entrant;
 use crate::error::{Context, OpError, Result};
-use crate::firewall::{self, Guards};
+use crate::firewall::{self, Guards, PodEntries};
 use crate::foreign::Foreign;
+use crate::netlink::Socket;
+use crate::pod::{Doomed, Hands, Outcome, Remover};
 use crate::watch::Watcher;
 use crate::{device, observe, pod, route, rule};
 use meshd_core::{ActionId, KernelAction, KernelEvent, KernelOp};
@@ -75,6 +78,14 @@ struct Driver {
     keys: Arc<dyn KeySource>,
     conn: Connection<Route>,
     nft: Connection<Nftables>,
+    /// For batches: pods' links.
+    socket: Socket,
+    entrant: Entrant,
+    remover: Remover,
+    /// Links that are gone.
+    removed: mpsc::UnboundedReceiver<Outcome>,
+    /// The entries against spoofing, as far as they are known.
+    guards: Option<PodEntries>,
     watcher: Watcher,
     events: mpsc::Sender<KernelEvent>,
     /// What was reported last, for comparison; None when an action was carried out since.
@@ -95,13 +106,23 @@ impl Driver {
     ) -> Result<Self> {
         let conn = Connection::<Route>::new().doing(|| "open a netlink socket")?;
         let nft = Connection::<Nftables>::new().doing(|| "open a netfilter socket")?;
-        let own = (conn.socket().pid(), nft.socket().pid());
+        let socket = Socket::open()?;
+        // Bounded by the agent, which asks once for each link.
+        let (outcomes, removed) = mpsc::unbounded_channel();
+        let remover = Remover::start(outcomes)?;
+        let own = vec![conn.socket().pid(), socket.port()?, remover.port];
+        let own = (own, nft.socket().pid());
         Ok(Self {
             watcher: Watcher::start(&config, own)?,
             config,
             keys,
             conn,
             nft,
+            socket,
+            entrant: Entrant::default(),
+            remover,
+            removed,
+            guards: None,
             events,
             seen: None,
             has_looked: false,
@@ -121,9 +142,10 @@ impl Driver {
             let event = tokio::select! {
                 biased;
                 request = requests.recv() => match request {
-                    Some(action) => Some(self.carry_out(action).await),
+                    Some(action) => self.carry_out(action).await,
                     None => return,
                 },
+                Some((id, done)) = self.removed.recv() => Some(self.done(id, done)),
                 () = self.watcher.changed() => self.look_again().await,
             };
             if let Some(event) = event
@@ -134,18 +156,36 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self, action: KernelAction) -> KernelEvent {
+    /// None where the outcome comes later.
+    async fn carry_out(&mut self, action: KernelAction) -> Option<KernelEvent> {
         let KernelAction { id, op } = action;
         tracing::debug!(?id, "kernel action");
         if let KernelOp::Observe = op {
-            return match self.observe().await {
+            return Some(match self.observe().await {
                 Ok(state) => KernelEvent::Observed(Box::new(state)),
                 Err(e) => failed(id, e),
-            };
+            });
         }
         // What was told last is no longer what the agent takes to be there.
         self.seen = None;
-        match self.apply(op).await {
+        let doomed = match &op {
+            KernelOp::RemovePodLink(link) => Some(link.host_ifname.clone()),
+            _ => None,
+        };
+        let mut done = self.apply(op).await;
+        if let (Ok(()), Some(ifname)) = (&done, doomed) {
+            let id = id.clone();
+            done = self.remover.remove(Doomed { id, ifname });
+            if done.is_ok() {
+                return None;
+            }
+        }
+        Some(self.done(id, done))
+    }
+
+    fn done(&mut self, id: ActionId, done: Result<()>) -> KernelEvent {
+        self.seen = None;
+        match done {
             Ok(()) => KernelEvent::Applied(id),
             Err(e) => failed(id, e),
         }
@@ -155,7 +195,10 @@ impl Driver {
         let (conn, nft, config, foreign) = (&self.conn, &self.nft, &self.config, &mut self.foreign);
         match op {
             KernelOp::Observe => Ok(()),
-            KernelOp::SetFirewall(wanted) => firewall::set(nft, &wanted, config.hold_table).await,
+            KernelOp::SetFirewall(wanted) => {
+                self.guards = None;
+                firewall::set(nft, &wanted, config.hold_table).await
+            }
             KernelOp::PassForward { device } => firewall::forward::pass(nft, &device).await,
             KernelOp::SetDevice(wanted) => device::set(conn, config, &*self.keys, &wanted).await,
             KernelOp::SetPeer(peer) => device::set_peer(conn, config, &peer).await,
@@ -165,9 +208,21 @@ impl Driver {
             KernelOp::RemoveRoute(unwanted) => route::remove(conn, &unwanted).await,
             KernelOp::SetRule(wanted) => rule::set(conn, &wanted).await,
             KernelOp::RemoveRule(unwanted) => rule::remove(conn, &unwanted).await,
-            KernelOp::AttachPod(link) => pod::attach(conn, &Guards { nft }, &link).await,
-            KernelOp::DetachPod(link) => pod::detach(conn, &Guards { nft }, &link).await,
-            KernelOp::RemovePodLink(link) => pod::remove(conn, &Guards { nft }, &link).await,
+            KernelOp::AttachPod(link) => pod::attach(&mut self.hands(), &link).await,
+            KernelOp::DetachPod(link) => pod::detach(&mut self.hands(), &link).await,
+            KernelOp::RemovePodLink(link) => pod::forget(&mut self.hands().guards, &link).await,
+        }
+    }
+
+    fn hands(&mut self) -> Hands<'_> {
+        Hands {
+            conn: &self.conn,
+            socket: &self.socket,
+            entrant: &mut self.entrant,
+            guards: Guards {
+                nft: &self.nft,
+                known: &mut self.guards,
+            },
         }
     }
 
@@ -175,7 +230,8 @@ impl Driver {
         self.foreign = Foreign::default();
         let first = !self.has_looked;
         let known = &self.forward_chains;
-        let state = observe::observe(&self.conn, &self.nft, &self.config, first, known).await?;
+        let (state, guards) = observe::observe(&self.conn, &self.nft, &self.config, first, known).await?;
+        self.guards = guards;
         self.forward_chains.clone_from(&state.forward_chains);
         self.has_looked = true;
         self.seen = Some(steady(&state));

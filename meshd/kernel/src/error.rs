@@ -65,6 +65,12 @@ impl HasErrno for nlink::Error {
     }
 }
 
+impl HasErrno for OpError {
+    fn errno_of(&self) -> Option<i32> {
+        self.errno
+    }
+}
+
 impl HasErrno for std::io::Error {
     fn errno_of(&self) -> Option<i32> {
         self.raw_os_error()

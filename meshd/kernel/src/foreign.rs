@@ -67,7 +67,7 @@ impl Foreign {
         let mut has_changed = false;
         for _ in 0..MESSAGES_MAX {
             match recv(changes.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
-                Ok(length) => has_changed |= !buffer.get(..length).is_some_and(|b| only_from(b, own)),
+                Ok(length) => has_changed |= !buffer.get(..length).is_some_and(|b| only_from(b, &[own])),
                 Err(nix::errno::Errno::EAGAIN) => return Ok(has_changed),
                 Err(nix::errno::Errno::EINTR) => {}
                 // Some were dropped.

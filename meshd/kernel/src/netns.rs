@@ -42,6 +42,13 @@ impl Netns {
         })
     }
 
+    /// The open file once more, and the path.
+    pub(crate) fn parts(&self) -> Result<(File, String)> {
+        let path = self.path.clone();
+        let file = self.file.try_clone().doing(|| format!("keep {path} open"))?;
+        Ok((file, path))
+    }
+
     /// Whether it is the one that the calling thread is in.
     pub(crate) fn is_ours(&self) -> Result<bool> {
         let own = "/proc/thread-self/ns/net";
@@ -56,8 +63,7 @@ impl Netns {
         T: Send + 'static,
         F: Future<Output = Result<T>>,
     {
-        let path = self.path.clone();
-        let file = self.file.try_clone().doing(|| format!("keep {path} open"))?;
+        let (file, path) = self.parts()?;
         let (done, result) = oneshot::channel();
         std::thread::Builder::new()
             .name("meshd-netns".to_owned())

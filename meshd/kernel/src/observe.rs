@@ -3,6 +3,7 @@
 
 use crate::config::DriverConfig;
 use crate::error::{Context, Result};
+use crate::firewall::PodEntries;
 use crate::{device, firewall, route, rule};
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{
@@ -15,14 +16,15 @@ use std::net::IpAddr;
 
 /// What is there. A userspace device that does not answer in time fails the whole look, unless it is the `first`: then
 /// the rest of the node, and its firewall above all, must not wait for it. Others' chains, which they may change while they
-/// are read, fail no look: they are taken for what is `known` of them.
+/// are read, fail no look: they are taken for what is `known` of them. Given back are
+/// also the entries against spoofing, where they can be read.
 pub(crate) async fn observe(
     conn: &Connection<Route>,
     nft: &Connection<Nftables>,
     config: &DriverConfig,
     first: bool,
     known: &BTreeSet<ForwardChain>,
-) -> Result<KernelState> {
+) -> Result<(KernelState, Option<PodEntries>)> {
     let links = conn.get_links().await.doing(|| "list interfaces")?;
     let addresses = conn.get_addresses().await.doing(|| "list addresses")?;
     let routes = conn.get_routes().await.doing(|| "list routes")?;
@@ -42,16 +44,17 @@ pub(crate) async fn observe(
         Some(link) => observe_device(config, link, &addresses, first).await?,
         None => (None, BTreeMap::new()),
     };
-    Ok(KernelState {
+    let state = KernelState {
         firewall,
         forward_chains,
         device,
         peers,
         routes: routes.into_iter().collect(),
         rules: rule::read(&rules),
-        pod_links: pod_links(&links, &pod_routes, &neighbours, &guards),
+        pod_links: pod_links(&links, &pod_routes, &neighbours, guards.as_ref()),
         underlay: underlay(config, &links, &addresses, &default_routes),
-    })
+    };
+    Ok((state, guards))
 }
 
 /// The routes of ours that do not lead to pods.
@@ -116,7 +119,7 @@ fn pod_links(
     links: &[LinkMessage],
     routes: &BTreeMap<String, Vec<IpAddr>>,
     neighbours: &[NeighborMessage],
-    guards: &firewall::PodEntries,
+    guards: Option<&PodEntries>,
 ) -> BTreeMap<String, PodLinkState> {
     let is_pods = |l: &&LinkMessage| l.name().is_some_and(|n| n.starts_with(POD_IFNAME_PREFIX));
     let state = |link: &LinkMessage| {
@@ -124,7 +127,7 @@ fn pod_links(
         let addresses = routes.get(&name).cloned().unwrap_or_default();
         let guarded = |address: &IpAddr| {
             mac_behind(link.ifindex(), *address, neighbours)
-                .is_some_and(|mac| guards.allows(&name, mac, *address))
+                .is_some_and(|mac| guards.is_some_and(|g| g.allows(&name, mac, *address)))
         };
         let state = PodLinkState {
             host_mac: MacAddr(link.address()?.try_into().ok()?),

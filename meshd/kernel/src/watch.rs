@@ -51,7 +51,7 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Starts to listen. What our own sockets asked for is not news: given are their port ids, of rtnetlink and of
     /// netfilter, since a port id names a socket within its protocol only.
-    pub(crate) fn start(config: &DriverConfig, own: (u32, u32)) -> Result<Self> {
+    pub(crate) fn start(config: &DriverConfig, own: (Vec<u32>, u32)) -> Result<Self> {
         let change = Arc::new(Notify::new());
         let urgent = Arc::new(Notify::new());
         let notes = |urgent: &Arc<Notify>| Notes {
@@ -64,7 +64,7 @@ impl Watcher {
         let tasks = vec![
             // Of routes, nothing is urgent.
             tokio::spawn(watch_netlink(route, own.0, notes(&change))),
-            tokio::spawn(watch_netlink(nftables, own.1, notes(&urgent))),
+            tokio::spawn(watch_netlink(nftables, vec![own.1], notes(&urgent))),
             tokio::spawn(watch_device(client, change.clone())),
         ];
         Ok(Self {
@@ -142,14 +142,14 @@ fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     registered.map_err(std::io::Error::from)
 }
 
-async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, notes: Notes) {
+async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: Vec<u32>, notes: Notes) {
     let mut buffer = vec![0; 32 << 10];
     loop {
         let Ok(mut ready) = socket.readable().await else {
             return;
         };
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            Ok(length) if buffer.get(..length).is_some_and(|b| only_from(b, own)) => {}
+            Ok(length) if buffer.get(..length).is_some_and(|b| only_from(b, &own)) => {}
             Ok(length) if buffer.get(..length).is_some_and(names_our_table) => notes.urgent.notify_one(),
             // Messages that the kernel had to drop are news as well.
             Ok(_) | Err(Errno::ENOBUFS) => notes.change.notify_one(),
@@ -163,16 +163,16 @@ async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: u32, notes: Notes) {
     }
 }
 
-/// Whether every message was caused by this socket (`nlmsg_pid`, the fifth word's second half of a header of
+/// Whether every message was caused by one of these sockets (`nlmsg_pid`, the fifth word's second half of a header of
 /// length, type and flags, sequence, port id).
-pub(crate) fn only_from(mut messages: &[u8], own: u32) -> bool {
+pub(crate) fn only_from(mut messages: &[u8], own: &[u32]) -> bool {
     let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     while !messages.is_empty() {
         let (Some(length), Some(port)) = (word(messages, 0), word(messages, 12)) else {
             return false;
         };
         let aligned = (length as usize).next_multiple_of(4);
-        if length < 16 || port != own {
+        if length < 16 || !own.contains(&port) {
             return false;
         }
         messages = messages.get(aligned..).unwrap_or_default();
@@ -270,10 +270,10 @@ mod tests {
 
     #[test]
     fn own_messages_are_told_from_others() {
-        assert!(only_from(&message(7), 7));
-        assert!(!only_from(&message(9), 7));
-        assert!(!only_from(&[message(7), message(0)].concat(), 7));
-        assert!(only_from(&[message(7), message(7)].concat(), 7));
-        assert!(!only_from(&[1, 2, 3], 7));
+        assert!(only_from(&message(7), &[7]));
+        assert!(!only_from(&message(9), &[7]));
+        assert!(!only_from(&[message(7), message(0)].concat(), &[7]));
+        assert!(only_from(&[message(7), message(8)].concat(), &[7, 8]));
+        assert!(!only_from(&[1, 2, 3], &[7]));
     }
 }

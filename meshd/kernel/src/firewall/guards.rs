@@ -9,9 +9,12 @@ use nlink::{Connection, Nftables};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Writes and reads the pods' entries.
+/// Writes the pods' entries.
 pub(crate) struct Guards<'a> {
     pub(crate) nft: &'a Connection<Nftables>,
+    /// What is there, as far as the last look and all that was written since tell; None where they do not. With it a pod
+    /// costs one transaction, however many there are.
+    pub(crate) known: &'a mut Option<PodEntries>,
 }
 
 /// What may come from each interface.
@@ -38,13 +41,13 @@ impl PodEntries {
 
 impl Guards<'_> {
     /// Lets the pod send from its own addresses and MAC, and nothing else on its interface.
-    pub(crate) async fn set(&self, link: &PodLink) -> Result<()> {
+    pub(crate) async fn set(&mut self, link: &PodLink) -> Result<()> {
         let wanted = link.addresses.iter().map(|&a| (link.mac, a)).collect();
         self.replace(&link.host_ifname, wanted).await
     }
 
     /// Lets nothing pass on the interface.
-    pub(crate) async fn remove(&self, ifname: &str) -> Result<()> {
+    pub(crate) async fn remove(&mut self, ifname: &str) -> Result<()> {
         match self.replace(ifname, BTreeSet::new()).await {
             // No table, no entries.
             Err(e) if e.errno == NO_TABLE => Ok(()),
@@ -52,45 +55,68 @@ impl Guards<'_> {
         }
     }
 
-    async fn replace(&self, ifname: &str, wanted: BTreeSet<(MacAddr, IpAddr)>) -> Result<()> {
-        let found = self.all().await?.0.remove(ifname).unwrap_or_default();
-        if found == wanted {
+    /// Where what is known turns out to be wrong, it is read anew.
+    async fn replace(&mut self, ifname: &str, wanted: BTreeSet<(MacAddr, IpAddr)>) -> Result<()> {
+        if self.known.is_some() {
+            match self.write(ifname, &wanted).await {
+                Err(e) if is_gone(e.errno) => *self.known = None,
+                done => return done,
+            }
+        }
+        *self.known = Some(all(self.nft).await?);
+        let done = self.write(ifname, &wanted).await;
+        if done.is_err() {
+            *self.known = None;
+        }
+        done
+    }
+
+    /// Adds what is wanted, also what is known to be there, which changes nothing, and deletes what is known and not wanted.
+    async fn write(&mut self, ifname: &str, wanted: &BTreeSet<(MacAddr, IpAddr)>) -> Result<()> {
+        let Some(known) = self.known.as_mut() else {
+            return Ok(());
+        };
+        let there = known.0.get(ifname).cloned().unwrap_or_default();
+        let stale: Vec<_> = there.difference(wanted).copied().collect();
+        if stale.is_empty() && wanted.is_empty() {
             return Ok(());
         }
         let mut batch = self.nft.transaction();
         for set in pod_sets() {
-            let of_set = |entries: &BTreeSet<(MacAddr, IpAddr)>, not_in: &BTreeSet<(MacAddr, IpAddr)>| {
-                let entries = entries
-                    .difference(not_in)
-                    .filter(|(_, a)| set_of(*a) == set.name());
-                entries.map(|(m, a)| element(ifname, *m, *a)).collect::<Vec<_>>()
-            };
-            let (stale, new) = (of_set(&found, &wanted), of_set(&wanted, &found));
-            if !stale.is_empty() {
-                batch = batch.del_set_elements(&set, &stale);
+            let of_set =
+                |(m, a): &(MacAddr, IpAddr)| (set_of(*a) == set.name()).then(|| element(ifname, *m, *a));
+            let old: Vec<_> = stale.iter().filter_map(of_set).collect();
+            let new: Vec<_> = wanted.iter().filter_map(of_set).collect();
+            if !old.is_empty() {
+                batch = batch.del_set_elements(&set, &old);
             }
             if !new.is_empty() {
                 batch = batch.add_set_elements(&set, &new);
             }
         }
         let done = batch.commit(self.nft).await;
-        done.doing(|| format!("write the entries of {ifname} in nftables table inet {TABLE}"))
+        done.doing(|| format!("write the entries of {ifname} in nftables table inet {TABLE}"))?;
+        match wanted.is_empty() {
+            true => known.0.remove(ifname),
+            false => known.0.insert(ifname.to_owned(), wanted.clone()),
+        };
+        Ok(())
     }
+}
 
-    /// All of them.
-    pub(crate) async fn all(&self) -> Result<PodEntries> {
-        let mut entries = PodEntries::default();
-        for set in [PODS4, PODS6] {
-            let elements = self.nft.list_set_elements(TABLE, set, FAMILY).await;
-            let elements = elements
-                .doing(|| format!("read set {set} of nftables table inet {TABLE}"))
-                .map_err(|e| if is_gone(e.errno) { no_table() } else { e })?;
-            for (ifname, mac, address) in elements.iter().filter_map(|e| parse(e.key())) {
-                entries.0.entry(ifname).or_default().insert((mac, address));
-            }
+/// All of them.
+pub(super) async fn all(nft: &Connection<Nftables>) -> Result<PodEntries> {
+    let mut entries = PodEntries::default();
+    for set in [PODS4, PODS6] {
+        let elements = nft.list_set_elements(TABLE, set, FAMILY).await;
+        let elements = elements
+            .doing(|| format!("read set {set} of nftables table inet {TABLE}"))
+            .map_err(|e| if is_gone(e.errno) { no_table() } else { e })?;
+        for (ifname, mac, address) in elements.iter().filter_map(|e| parse(e.key())) {
+            entries.0.entry(ifname).or_default().insert((mac, address));
         }
-        Ok(entries)
     }
+    Ok(entries)
 }
 
 /// Not ENOENT: that says that the pod's namespace is gone.

@@ -77,7 +77,7 @@ async fn make(nft: &Connection<Nftables>, mut batch: Transaction, flags: u32) ->
     let mut entries = PodEntries::default();
     if is_there(nft).await? {
         // What cannot be read is not carried over: those pods are attached again.
-        entries = Guards { nft }.all().await.unwrap_or_default();
+        entries = guards::all(nft).await.unwrap_or_default();
         batch = batch.del_table(TABLE, FAMILY);
     }
     batch = batch.add_table_with_comment(TABLE, FAMILY, flags, Some(spec::COMMENT));

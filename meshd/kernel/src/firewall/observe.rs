@@ -1,7 +1,7 @@
 //! Reads the table back. It counts as in force only if it is whole: a table that somebody flushed in part is none.
 
 use super::spec::{self, EGRESS, FAMILY, FORWARD, FROM_POD, INGRESS, MASQUERADE, TABLE};
-use super::{Guards, PodEntries, outside};
+use super::{PodEntries, guards, outside};
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{Firewall, Mark, Outside};
@@ -19,13 +19,13 @@ const PREROUTING: u32 = 0;
 const FORWARDING: u32 = 2;
 const POSTROUTING: u32 = 4;
 
-/// What is in force, and the pods' entries. The firewall is None unless table, chains, rules and sets are as meshd
+/// What is in force, and the pods' entries where they can be read. The firewall is None unless table, chains, rules and sets are as meshd
 /// writes them.
-pub(crate) async fn observe(nft: &Connection<Nftables>) -> Result<(Option<Firewall>, PodEntries)> {
+pub(crate) async fn observe(nft: &Connection<Nftables>) -> Result<(Option<Firewall>, Option<PodEntries>)> {
     if !super::is_there(nft).await? {
-        return Ok((None, PodEntries::default()));
+        return Ok((None, None));
     }
-    let entries = Guards { nft }.all().await.unwrap_or_default();
+    let entries = guards::all(nft).await.ok();
     if !has_shape(nft, 0).await? {
         return Ok((None, entries));
     }

@@ -1,7 +1,6 @@
 //! The host's end of a pod's link.
 
 use super::{Context, Result};
-use crate::error::gone_is_done;
 use crate::link::wait_operational;
 use crate::{neigh, sysctl};
 use meshd_model::kernel::{PodLink, ROUTE_PROTOCOL};
@@ -60,6 +59,18 @@ const V6: [(&str, &str); 5] = [
     ("forwarding", "1"),
 ];
 
+/// `V4` as the kernel numbers them (`IPV4_DEVCONF_*` of linux/ip.h).
+pub(super) const PARAMETERS: [(u16, u32); 4] = [(8, 2), (1, 1), (3, 0), (6, 0)];
+
+/// Sets those of IPv6, for which there are no messages.
+pub(super) fn ipv6_sysctls(name: &str) -> Result<()> {
+    if !sysctl::has_ipv6() {
+        return Ok(());
+    }
+    V6.iter()
+        .try_for_each(|(key, value)| sysctl::set(&format!("ipv6/conf/{name}/{key}"), value))
+}
+
 fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {
     let v4 = V4
         .iter()
@@ -97,18 +108,6 @@ pub(super) async fn routes(conn: &Connection<Route>, index: u32, link: &PodLink)
                 (Some(libc::EINVAL), Some(src)) => e.remedy(format_args!("is {src} on the device already?")),
                 _ => e,
             })?;
-    }
-    Ok(())
-}
-
-/// Removes the routes, for what is left of them.
-pub(super) async fn remove_routes(conn: &Connection<Route>, index: u32, link: &PodLink) -> Result<()> {
-    for &address in &link.addresses {
-        let result = match address {
-            IpAddr::V4(v4) => conn.del_route(route_v4(index, v4, None)).await,
-            IpAddr::V6(v6) => conn.del_route(route_v6(index, v6, None)).await,
-        };
-        gone_is_done(result).doing(|| format!("remove the route to {address} by {}", link.host_ifname))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{Context, OpError, Result};
 use crate::link::wait_operational;
 use crate::{address, neigh, sysctl};
 use meshd_model::attachment::MacAddr;
-use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6};
+use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink};
 use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
 use nlink::{Connection, Route};
 use std::net::IpAddr;
@@ -16,6 +16,18 @@ pub(super) struct Inside {
     pub(super) host_mac: MacAddr,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) mtu: u16,
+}
+
+impl Inside {
+    /// Of this link.
+    pub(super) fn of(link: &PodLink) -> Self {
+        Self {
+            ifname: link.id.ifname.clone(),
+            host_mac: link.host_mac,
+            addresses: link.addresses.clone(),
+            mtu: link.mtu,
+        }
+    }
 }
 
 /// What carries the pod's interface name.
@@ -88,7 +100,7 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
 
 /// IPv6 on where the pod has an IPv6 address (runtimes turn it off in new namespaces), and no wait for duplicates: the
 /// address is unique by allocation.
-fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
+pub(super) fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
     if !ipv6 || !sysctl::has_ipv6() {
         return Ok(());
     }

@@ -1,28 +1,35 @@
 //! Pods' links: a veth pair, its far end made straight in the pod's network namespace.
 
+mod fresh;
 mod host;
 mod inside;
+mod remover;
 
 pub use host::obstacle;
+pub(crate) use remover::{Doomed, Outcome, Remover};
 
-use crate::error::{Context, OpError, Result, gone_is_done};
+use crate::entrant::Entrant;
+use crate::error::{Context, OpError, Result, gone_is_done, is_gone};
 use crate::firewall::Guards;
+use crate::netlink::message::{self, Link};
+use crate::netlink::{Batch, Socket};
 use crate::netns::Netns;
+use fresh::Made;
 use inside::{Found, Inside};
 use meshd_model::kernel::{POD_IFNAME_PREFIX, PodLink};
-use nlink::netlink::link::VethLink;
 use nlink::netlink::messages::LinkMessage;
 use nlink::{Connection, Route};
 
-/// What of a link there is already.
-enum Existing {
-    Nothing,
-    /// The pair, with the index of the host's end.
-    Pair(u32),
+/// What it takes to make pods' links and to cut them off.
+pub(crate) struct Hands<'a> {
+    pub(crate) conn: &'a Connection<Route>,
+    pub(crate) socket: &'a Socket,
+    pub(crate) entrant: &'a mut Entrant,
+    pub(crate) guards: Guards<'a>,
 }
 
 /// Makes the pod's link so. Where that fails, what was made for it is taken down again.
-pub(crate) async fn attach(conn: &Connection<Route>, guards: &Guards<'_>, link: &PodLink) -> Result<()> {
+pub(crate) async fn attach(hands: &mut Hands<'_>, link: &PodLink) -> Result<()> {
     check(link)?;
     let netns = Netns::open(&link.netns)?;
     if netns.is_ours()? {
@@ -32,16 +39,9 @@ pub(crate) async fn attach(conn: &Connection<Route>, guards: &Guards<'_>, link: 
         );
         return Err(OpError::new(libc::EINVAL, message));
     }
-    let existing = existing(conn, &netns, link).await?;
-    let made = matches!(existing, Existing::Nothing);
-    let result = attach_to(conn, guards, &netns, link, existing)
-        .await
-        .map_err(not_the_namespace);
-    if result.is_err() && made {
-        // The first failure is the one to report.
-        let _ = remove(conn, guards, link).await;
-    }
-    result.map_err(|e| e.within(format_args!("attach {}", link.id)))
+    let done = attach_to(hands, &netns, link).await;
+    done.map_err(not_the_namespace)
+        .map_err(|e| e.within(format_args!("attach {}", link.id)))
 }
 
 /// ENOENT says that the pod's namespace is gone, and that was seen to be there.
@@ -56,52 +56,88 @@ fn not_the_namespace(e: OpError) -> OpError {
     OpError { errno, ..e }
 }
 
-async fn attach_to(
-    conn: &Connection<Route>,
-    guards: &Guards<'_>,
-    netns: &Netns,
-    link: &PodLink,
-    existing: Existing,
-) -> Result<()> {
-    guards.set(link).await?;
-    let index = match existing {
-        Existing::Pair(index) => index,
-        Existing::Nothing => create(conn, netns, link).await?,
+async fn attach_to(hands: &mut Hands<'_>, netns: &Netns, link: &PodLink) -> Result<()> {
+    hands.guards.set(link).await?;
+    let (was_there, done) = match make(hands, netns, link).await {
+        Ok(Made::Whole) => return Ok(()),
+        Ok(Made::Pair { index, was_there }) => (was_there, mend(hands.conn, netns, link, index).await),
+        Ok(Made::Nothing) => (false, Err(OpError::new(libc::ENODEV, "the link was not made"))),
+        Err(e) => (false, Err(e)),
     };
+    if done.is_err() && !was_there {
+        // The first failure is the one to report.
+        let _ = delete(hands.socket, &link.host_ifname);
+        let _ = hands.guards.remove(&link.host_ifname).await;
+    }
+    done
+}
+
+/// Makes the pair where it is not there: all of it in one go where nothing is in the way.
+async fn make(hands: &mut Hands<'_>, netns: &Netns, link: &PodLink) -> Result<Made> {
+    match fresh::make(hands.socket, hands.entrant, netns, link)? {
+        Made::Nothing => {}
+        made => return Ok(made),
+    }
+    if let Some(index) = existing(hands, netns, link).await? {
+        return Ok(Made::Pair {
+            index,
+            was_there: true,
+        });
+    }
+    match fresh::make(hands.socket, hands.entrant, netns, link)? {
+        Made::Nothing => {
+            let ifname = &link.id.ifname;
+            let message = format!("cannot {}: File exists", fresh::what_is_made(link));
+            let taken = OpError::new(libc::EEXIST, message);
+            Err(taken.remedy(format_args!("the pod has an interface {ifname} that is not ours")))
+        }
+        made => Ok(made),
+    }
+}
+
+/// Makes everything but the pair so, step by step.
+async fn mend(conn: &Connection<Route>, netns: &Netns, link: &PodLink, index: u32) -> Result<()> {
     host::configure(conn, index, link).await?;
-    let inside = Inside {
-        ifname: link.id.ifname.clone(),
-        host_mac: link.host_mac,
-        addresses: link.addresses.clone(),
-        mtu: link.mtu,
-    };
+    let inside = Inside::of(link);
     netns.run(move || inside::configure(inside)).await?;
     host::routes(conn, index, link).await
 }
 
 /// Cuts the pod off: routes and entries. Goes on past a failure and tells the first.
-pub(crate) async fn detach(conn: &Connection<Route>, guards: &Guards<'_>, link: &PodLink) -> Result<()> {
+pub(crate) async fn detach(hands: &mut Hands<'_>, link: &PodLink) -> Result<()> {
     check(link)?;
-    let found = conn.get_link_by_name(link.host_ifname.as_str()).await;
-    let routes = match found.doing(|| format!("look for {}", link.host_ifname)) {
-        Ok(None) => Ok(()),
-        Ok(Some(found)) => host::remove_routes(conn, found.ifindex(), link).await,
-        Err(e) => Err(e),
-    };
-    let done = guards.remove(&link.host_ifname).await.and(routes);
+    let routes = remove_routes(hands.socket, link);
+    let done = hands.guards.remove(&link.host_ifname).await.and(routes);
     done.map_err(|e| e.within(format_args!("detach {}", link.id)))
 }
 
-/// Deletes the link and with it its routes, and what is left of its entries.
-pub(crate) async fn remove(conn: &Connection<Route>, guards: &Guards<'_>, link: &PodLink) -> Result<()> {
-    check(link)?;
-    let found = conn.get_link_by_name(link.host_ifname.as_str()).await;
-    let deleted = match found.doing(|| format!("look for {}", link.host_ifname)) {
-        Ok(None) => Ok(()),
-        Ok(Some(found)) => delete(conn, found.ifindex(), &link.host_ifname).await,
-        Err(e) => Err(e),
+fn remove_routes(socket: &Socket, link: &PodLink) -> Result<()> {
+    let name = &link.host_ifname;
+    let mut batch = Batch::default();
+    batch.push(message::look(name), format!("look for {name}"));
+    let found = match socket.execute(&batch)?.take(0) {
+        Err(e) if is_gone(e.errno) => return Ok(()),
+        other => other?.and_then(|body| Link::read(&body)),
     };
-    let done = guards.remove(&link.host_ifname).await.and(deleted);
+    let Some(found) = found else { return Ok(()) };
+    let mut batch = Batch::default();
+    for &address in &link.addresses {
+        let route = fresh::to_pod(found.index, link, address);
+        batch.push(route.remove(), format!("remove the route to {address} by {name}"));
+    }
+    if link.addresses.is_empty() {
+        return Ok(());
+    }
+    let mut answers = socket.execute(&batch)?;
+    let removed = (0..link.addresses.len()).map(|place| answers.take(place).map(drop));
+    let removed: Vec<_> = removed.collect();
+    removed.into_iter().try_for_each(gone_is_done)
+}
+
+/// Takes what is left of the entries of a link that is about to be deleted.
+pub(crate) async fn forget(guards: &mut Guards<'_>, link: &PodLink) -> Result<()> {
+    check(link)?;
+    let done = guards.remove(&link.host_ifname).await;
     done.map_err(|e| e.within(format_args!("delete the link of {}", link.id)))
 }
 
@@ -115,25 +151,28 @@ fn check(link: &PodLink) -> Result<()> {
     Err(OpError::new(libc::EINVAL, message))
 }
 
-async fn delete(conn: &Connection<Route>, index: u32, name: &str) -> Result<()> {
-    gone_is_done(conn.del_link_by_index(index).await).doing(|| format!("delete interface {name}"))
+/// Deletes the link; that it is gone already is success.
+fn delete(socket: &Socket, name: &str) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.push(message::delete(name), format!("delete interface {name}"));
+    gone_is_done(socket.execute(&batch)?.all())
 }
 
-/// Finds out what is there. A host's end whose other end is not the pod's interface is of no use to anybody (its
-/// name is ours alone) and is removed.
-async fn existing(conn: &Connection<Route>, netns: &Netns, link: &PodLink) -> Result<Existing> {
-    let host = conn.get_link_by_name(link.host_ifname.as_str()).await;
+/// Finds out what is there: the index of the host's end, if it is a pair with the pod's. A host's end whose other end is
+/// not the pod's interface is of no use to anybody (its name is ours alone) and is removed.
+async fn existing(hands: &Hands<'_>, netns: &Netns, link: &PodLink) -> Result<Option<u32>> {
+    let host = hands.conn.get_link_by_name(link.host_ifname.as_str()).await;
     let host = host.doing(|| format!("look for {}", link.host_ifname))?;
     let Some(host) = host else {
-        return Ok(Existing::Nothing);
+        return Ok(None);
     };
     let ifname = link.id.ifname.clone();
     let inside = netns.run(move || inside::find(ifname)).await?;
     if inside.is_some_and(|inside| is_pair(&host, &inside, link)) {
-        return Ok(Existing::Pair(host.ifindex()));
+        return Ok(Some(host.ifindex()));
     }
-    delete(conn, host.ifindex(), &link.host_ifname).await?;
-    Ok(Existing::Nothing)
+    delete(hands.socket, &link.host_ifname)?;
+    Ok(None)
 }
 
 /// Whether these are the two ends of one veth pair, and the pod's has the MAC that it shall have.
@@ -143,27 +182,4 @@ fn is_pair(host: &LinkMessage, inside: &Found, link: &PodLink) -> bool {
         && host.link() == Some(inside.ifindex)
         && inside.peer == Some(host.ifindex())
         && inside.mac.as_deref() == Some(&link.mac.0[..])
-}
-
-async fn create(conn: &Connection<Route>, netns: &Netns, link: &PodLink) -> Result<u32> {
-    let (name, ifname) = (link.host_ifname.as_str(), link.id.ifname.as_str());
-    let veth = VethLink::new(name, ifname)
-        .mtu(u32::from(link.mtu))
-        .address(link.host_mac.0)
-        .peer_address(link.mac.0)
-        .peer_netns_fd(netns);
-    let made = conn.add_link(veth).await;
-    made.doing(|| format!("create veth {name} with its end {ifname} in {}", link.netns))
-        .map_err(|e| match e.errno {
-            Some(libc::EEXIST) => {
-                e.remedy(format_args!("the pod has an interface {ifname} that is not ours"))
-            }
-            _ => e,
-        })?;
-    let made = conn
-        .get_link_by_name(name)
-        .await
-        .doing(|| format!("look for {name}"))?;
-    made.map(|l| l.ifindex())
-        .ok_or_else(|| OpError::new(libc::ENODEV, format!("{name} is gone right after it was made")))
 }

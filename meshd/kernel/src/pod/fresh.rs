@@ -1,0 +1,217 @@
+//! The usual case, a pod of which nothing is there yet: its link is made in a few system calls, each with many messages.
+//!
+//! ```text
+//! host   make the pair, its host's end without a link-local address and up    one call
+//! pod    lo and the pod's end up, addresses, gateways, default routes         one call, and the sysctls
+//! host   neighbours and routes to the pod                                     one call
+//! pod    does the kernel take packets to the IPv6 address?                    mostly one call
+//! ```
+//!
+//! What fails here, but for the pair itself, is left to the steps that mend a link: they know what to do about each thing
+//! that can be in the way, and say what cannot be mended.
+
+use super::host;
+use super::inside::{self, Inside};
+use crate::entrant::Entrant;
+use crate::error::{OpError, Result};
+use crate::netlink::message::{self, Link, RouteTo};
+use crate::netlink::{Batch, Socket};
+use crate::netns::Netns;
+use crate::sysctl;
+use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink, ROUTE_PROTOCOL};
+use nlink::netlink::link::VethLink;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long the local route of an IPv6 address is waited for here: tries, and the first pause, which doubles. The kernel
+/// makes it in the background, mostly before it is asked for.
+const TRIES: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_micros(30);
+
+/// What came of it.
+pub(super) enum Made {
+    /// All of it is so.
+    Whole,
+    /// The pair is there, with this index of the host's end; more is to be done.
+    Pair {
+        index: u32,
+        /// Before it was to be made.
+        was_there: bool,
+    },
+    /// Nothing was made: something of this name is there, on the host or in the pod.
+    Nothing,
+}
+
+/// Makes the link. An error says that nothing was made.
+pub(super) fn make(socket: &Socket, entrant: &mut Entrant, netns: &Netns, link: &PodLink) -> Result<Made> {
+    let host = match pair(socket, netns, link) {
+        Ok(host) => host,
+        Err(e) if e.errno == Some(libc::EEXIST) => return Ok(Made::Nothing),
+        Err(e) => return Err(e),
+    };
+    match finish(socket, entrant, netns, link, &host) {
+        Ok(true) => return Ok(Made::Whole),
+        Ok(false) => {}
+        Err(e) => tracing::debug!("{} in one go: {e}", link.id),
+    }
+    Ok(Made::Pair {
+        index: host.index,
+        was_there: false,
+    })
+}
+
+/// Makes the pair, and the host's end so.
+fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<Link> {
+    let name = link.host_ifname.as_str();
+    let mut batch = Batch::default();
+    // It holds the namespace's file open, whose number is in the message.
+    let veth = veth(netns, link);
+    batch.push(message::create(&veth), what_is_made(link));
+    let quiet = sysctl::has_ipv6();
+    batch.push(
+        message::parameters(name, &host::PARAMETERS, quiet),
+        format!("set the parameters of {name}"),
+    );
+    batch.push(message::up(name), format!("set {name} up"));
+    batch.push(message::look(name), format!("look for {name}"));
+    let mut answers = socket.execute(&batch)?;
+    answers.take(0)?;
+    let found = answers.take(3)?.and_then(|body| Link::read(&body));
+    found.ok_or_else(|| OpError::new(libc::ENODEV, format!("{name} is gone right after it was made")))
+}
+
+pub(super) fn what_is_made(link: &PodLink) -> String {
+    let (name, ifname) = (&link.host_ifname, &link.id.ifname);
+    format!("create veth {name} with its end {ifname} in {}", link.netns)
+}
+
+/// The pair, made with its MACs and MTU, the pod's end straight in its namespace.
+pub(super) fn veth(netns: &Netns, link: &PodLink) -> VethLink {
+    VethLink::new(link.host_ifname.as_str(), link.id.ifname.as_str())
+        .mtu(u32::from(link.mtu))
+        .address(link.host_mac.0)
+        .peer_address(link.mac.0)
+        .peer_netns_fd(netns)
+}
+
+/// Everything but the pair; whether all of it is so.
+fn finish(
+    socket: &Socket,
+    entrant: &mut Entrant,
+    netns: &Netns,
+    link: &PodLink,
+    host: &Link,
+) -> Result<bool> {
+    let Some(index) = host.peer else {
+        return Ok(false);
+    };
+    host::ipv6_sysctls(&link.host_ifname)?;
+    let inside = Inside::of(link);
+    let pod = entrant.run(netns, move || {
+        let socket = Socket::open()?;
+        inside::sysctls(&inside.ifname, inside.addresses.iter().any(IpAddr::is_ipv6))?;
+        let is_up = fill(&socket, index, &inside)?;
+        Ok((socket, is_up))
+    })?;
+    let (pod, is_up) = pod;
+    Ok(is_up && lead(socket, host.index, link)? && is_reachable(&pod, &link.addresses)?)
+}
+
+/// The pod's end, as [`inside::configure`] makes it; whether it carries packets.
+fn fill(socket: &Socket, index: u32, spec: &Inside) -> Result<bool> {
+    let name = &spec.ifname;
+    let mut batch = Batch::default();
+    batch.push(message::up("lo"), "set lo up in the pod");
+    batch.push(message::up(name), format!("set {name} up in the pod"));
+    // Before the addresses: on an interface that the kernel takes for one without carrier they would have to wait.
+    batch.push(message::look(name), format!("look for {name} in the pod"));
+    for &address in &spec.addresses {
+        let what = format!("add address {address} to {name} in the pod");
+        batch.push(message::address(index, address), what);
+    }
+    let first = |is_v4: bool| spec.addresses.iter().copied().find(|a| a.is_ipv4() == is_v4);
+    for (gateway, source) in [
+        (IpAddr::V4(POD_GATEWAY_V4), first(true)),
+        (IpAddr::V6(POD_GATEWAY_V6), first(false)),
+    ] {
+        let Some(source) = source else { continue };
+        let what = format!("add the default route through {name} in the pod");
+        batch.push(message::neighbour(index, gateway, spec.host_mac), what.as_str());
+        let to = RouteTo {
+            dst: Some(gateway),
+            gateway: None,
+            source: Some(source).filter(|s| s.is_ipv4()),
+            index,
+            mtu: None,
+            protocol: message::BOOT,
+        };
+        batch.push(to.set(), what.as_str());
+        let default = RouteTo {
+            dst: None,
+            gateway: Some(gateway),
+            mtu: Some(spec.mtu),
+            ..to
+        };
+        batch.push(default.set(), what);
+    }
+    let mut answers = socket.execute(&batch)?;
+    let found = answers.take(2)?.and_then(|body| Link::read(&body));
+    answers.all()?;
+    Ok(found.is_some_and(|l| l.operational))
+}
+
+/// The neighbours and routes that lead to the pod; whether the host's end carries packets.
+fn lead(socket: &Socket, index: u32, link: &PodLink) -> Result<bool> {
+    let name = link.host_ifname.as_str();
+    let mut batch = Batch::default();
+    batch.push(message::look(name), format!("look for {name}"));
+    for &address in &link.addresses {
+        let what = format!("set the neighbour entry of {address} on {name}");
+        batch.push(message::neighbour(index, address, link.mac), what);
+        let what = format!("route {address} to {name}");
+        batch.push(to_pod(index, link, address).set(), what);
+    }
+    let mut answers = socket.execute(&batch)?;
+    let found = answers.take(0)?.and_then(|body| Link::read(&body));
+    answers.all()?;
+    Ok(found.is_some_and(|l| l.operational))
+}
+
+/// The host's route to one of the pod's addresses.
+pub(super) fn to_pod(index: u32, link: &PodLink, address: IpAddr) -> RouteTo {
+    let own = link.host_addresses.iter().copied();
+    RouteTo {
+        dst: Some(address),
+        gateway: None,
+        source: own.into_iter().find(|own| own.is_ipv4() == address.is_ipv4()),
+        index,
+        mtu: None,
+        protocol: ROUTE_PROTOCOL,
+    }
+}
+
+/// Whether the kernel takes packets to the IPv6 addresses, or does within a moment.
+fn is_reachable(pod: &Socket, addresses: &[IpAddr]) -> Result<bool> {
+    let mut batch = Batch::default();
+    for address in addresses.iter().filter(|a| a.is_ipv6()) {
+        batch.push(
+            message::route_to(*address),
+            format!("look for the local route of {address}"),
+        );
+    }
+    let count = addresses.iter().filter(|a| a.is_ipv6()).count();
+    for pause in 0..TRIES {
+        let mut answers = if count == 0 {
+            return Ok(true);
+        } else {
+            pod.execute(&batch)?
+        };
+        // An address without its route is answered with an error, or with the default route.
+        let mut local = (0..count).map(|place| answers.take(place).ok().flatten());
+        if local.all(|body| body.is_some_and(|b| message::is_local(&b))) {
+            return Ok(true);
+        }
+        std::thread::sleep(FIRST_PAUSE * 2u32.pow(pause));
+    }
+    Ok(false)
+}
