@@ -3,6 +3,7 @@
 //! Kubernetes client types.
 
 pub mod attachment;
+pub mod block;
 pub mod cni;
 pub mod kernel;
 pub mod key;
@@ -13,6 +14,7 @@ pub mod status;
 pub mod time;
 
 pub use attachment::{AttachmentId, Lease, LeasePhase};
+pub use block::Block;
 pub use key::{KeyHandle, PublicKey};
 pub use node::{AnnotationProblem, NodeAnnotations, NodeMeta, NodeName, NodeUid, OwnNode};
 pub use pod::{PodMeta, PodRef, PodWants};
