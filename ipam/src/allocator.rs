@@ -201,6 +201,19 @@ impl Allocator {
         self.pool(family).counts()
     }
 
+    /// How many addresses of a family can be handed out at once: those of the ranges that are neither in use nor rest.
+    #[must_use]
+    pub fn available(&self, now: Boot, family: Family) -> u128 {
+        self.pool(family).available(now, self.rest)
+    }
+
+    /// Whether an address within the prefix is in use or rests.
+    #[must_use]
+    pub fn is_occupied(&self, now: Boot, prefix: IpNetwork) -> bool {
+        let (family, _) = split(prefix.network());
+        self.pool(family).is_occupied(now, self.rest, prefix)
+    }
+
     /// When the rest of the least recently freed address of the ranges is over, which may be past. None if none is
     /// freed.
     #[must_use]

@@ -165,6 +165,20 @@ impl Pool {
         }
     }
 
+    /// Addresses in use outside of the ranges count as if they were inside: there are few, and less is safe.
+    pub(super) fn available(&self, now: Boot, rest: Duration) -> u128 {
+        let Counts { capacity, in_use, .. } = self.counts();
+        let resting = self.freed.range((now - rest, u128::MAX)..);
+        let resting = resting.filter(|(since, _)| now.since(*since) < rest);
+        capacity.saturating_sub(in_use + resting.count() as u128)
+    }
+
+    pub(super) fn is_occupied(&self, now: Boot, rest: Duration, prefix: IpNetwork) -> bool {
+        let (first, last) = extent(canonical(prefix));
+        let rests = |since: &Option<Boot>| since.is_none_or(|since| now.since(since) < rest);
+        self.known.range(first..=last).any(|(_, since)| rests(since))
+    }
+
     pub(super) fn oldest_freed(&self) -> Option<Boot> {
         self.freed.first().map(|&(since, _)| since)
     }
