@@ -220,10 +220,8 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
     });
     let kube = kube_events.clone();
     tokio::spawn(async move {
-        while let Some(KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) =
-            kube_actions.recv().await
-        {
-            kube.send(KubeEvent::Applied(id)).await.unwrap();
+        while let Some(action) = kube_actions.recv().await {
+            kube.send(KubeEvent::Applied(action.id().clone())).await.unwrap();
         }
     });
     tokio::spawn(async move {

@@ -2,9 +2,10 @@
 //! the API server was away. Pure: what to send next and what the agent is told follow from what came.
 
 use crate::random::Random;
-use meshd_apiserver::{EventType, Request, Response, WatchFrame};
+use meshd_apiserver::{EventType, Request, Resource, Response, WatchFrame};
 use meshd_core::KubeEvent;
-use meshd_translate::{Frame, node_event, own_node_event, pod_event};
+use meshd_translate::blocks::{GROUP, KIND, PLURAL, VERSION};
+use meshd_translate::{Frame, block_event, node_event, own_node_event, pod_event};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
@@ -19,10 +20,17 @@ pub(crate) enum Followed {
     OwnNode,
     /// The node's own pods.
     Pods,
+    /// All blocks, metadata only, in IPAM's pool mode.
+    Blocks,
 }
 
 /// All of it, in the order in which it is begun.
-pub(crate) const FOLLOWED: [Followed; 3] = [Followed::OwnNode, Followed::Nodes, Followed::Pods];
+pub(crate) const FOLLOWED: [Followed; 4] = [
+    Followed::OwnNode,
+    Followed::Nodes,
+    Followed::Pods,
+    Followed::Blocks,
+];
 
 /// Back-off after the first failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
@@ -62,7 +70,7 @@ struct Follow {
 #[derive(Debug)]
 pub(crate) struct Client {
     node: String,
-    follows: [Follow; 3],
+    follows: [Follow; 4],
     chance: Random,
 }
 
@@ -77,13 +85,13 @@ impl Client {
 
     /// The next request, and its generation.
     pub(crate) fn request(&mut self, what: Followed) -> (u64, Request) {
-        let path = if what == Followed::Pods {
-            "/api/v1/pods"
-        } else {
-            "/api/v1/nodes"
+        let path = match what {
+            Followed::Pods => "/api/v1/pods".to_owned(),
+            Followed::Blocks => blocks().collection(""),
+            Followed::Nodes | Followed::OwnNode => "/api/v1/nodes".to_owned(),
         };
         let selector = match what {
-            Followed::Nodes => None,
+            Followed::Nodes | Followed::Blocks => None,
             Followed::OwnNode => Some(format!("metadata.name={}", self.node)),
             Followed::Pods => Some(format!("spec.nodeName={}", self.node)),
         };
@@ -97,7 +105,7 @@ impl Client {
             request = request.with("fieldSelector", &selector);
         }
         request.user_agent = "meshd/sim".to_owned();
-        let request = if what == Followed::Nodes {
+        let request = if matches!(what, Followed::Nodes | Followed::Blocks) {
             request.partial()
         } else {
             request
@@ -193,6 +201,10 @@ impl Client {
                 .chain(events)
                 .chain([KubeEvent::PodsSynced])
                 .collect(),
+            Followed::Blocks => std::iter::once(KubeEvent::BlocksReset)
+                .chain(events)
+                .chain([KubeEvent::BlocksSynced])
+                .collect(),
         }
     }
 
@@ -202,8 +214,14 @@ impl Client {
             Followed::Nodes => node_event(frame_of(&parse(object.get("metadata")?)?, gone)).ok()?,
             Followed::OwnNode => own_node_event(frame_of(&parse(object)?, gone)).ok()?,
             Followed::Pods => pod_event(&self.node, frame_of(&parse(object)?, gone)).ok()?,
+            Followed::Blocks => block_event(frame_of(&parse(object.get("metadata")?)?, gone)).ok()?,
         }
     }
+}
+
+/// The kind of blocks' objects.
+pub(crate) fn blocks() -> Resource {
+    Resource::new(GROUP, VERSION, PLURAL, KIND)
 }
 
 fn frame_of<T>(object: &T, gone: bool) -> Frame<&T> {

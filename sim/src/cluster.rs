@@ -1,11 +1,12 @@
 //! The cluster's API server in simulated time, and who talks to it: the nodes' daemons over connections that take
 //! time and break, and the cluster's administrator at once.
 
-use crate::client::{Answer, FOLLOWED, Followed, Next};
+use crate::client::{Answer, FOLLOWED, Followed, Next, blocks};
 use crate::sim::{Sim, What};
 use crate::trace::Kind;
+use ipnetwork::IpNetwork;
 use meshd_apiserver::{ApiServer, Reply, Request, Response, Time, WatchFrame, WatchId};
-use meshd_core::{ActionId, Event, Failure, KubeAction, KubeEvent};
+use meshd_core::{ActionId, BlockOp, Event, Failure, KubeAction, KubeEvent, Resource};
 use meshd_model::NodeName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -47,6 +48,20 @@ impl Cluster {
             watches: BTreeMap::new(),
             watch_events: 0,
         }
+    }
+}
+
+/// File exists: what a claim is told of a block that somebody has.
+const EEXIST: i32 = 17;
+
+fn block_request(node: &NodeName, cidr: IpNetwork, op: &BlockOp) -> Request {
+    use meshd_translate::blocks::{claim_body, delete_body, release_body};
+    let all = blocks().collection("");
+    let one = format!("{all}/{}", meshd_model::block::name(cidr));
+    match op {
+        BlockOp::Claim { uid } => Request::create(all, &claim_body(cidr, node, uid)),
+        BlockOp::Release { object } => Request::merge_patch(one, &release_body(object)),
+        BlockOp::Delete { object } => Request::delete(one).json(&delete_body(object)),
     }
 }
 
@@ -120,6 +135,9 @@ impl Sim {
 
     pub(crate) fn begin_client(&mut self, node: usize) {
         for what in FOLLOWED {
+            if what == Followed::Blocks && self.config.pool.is_none() {
+                continue;
+            }
             self.follow(node, what);
         }
     }
@@ -156,6 +174,7 @@ impl Sim {
                 let patch = Request::strategic_patch(path, &body);
                 (id, patch.with("fieldManager", meshd_translate::CONDITION_MANAGER))
             }
+            KubeAction::Block { id, cidr, op } => (id, block_request(name, cidr, &op)),
         };
         let epoch = self.nodes[node].epoch;
         self.push_api(What::Request {
@@ -220,20 +239,30 @@ impl Sim {
     }
 
     fn published(&mut self, node: usize, id: ActionId, answer: &Answer) {
+        let is_block = matches!(id.resource, Resource::Claim(_) | Resource::Block(_));
+        let what = if is_block {
+            "writing a block"
+        } else {
+            "writing the Node"
+        };
+        let mut errno = None;
         let message = match answer {
             Answer::Response(response) if response.is_success() => {
                 return self.agent_event(node, Event::Kube(KubeEvent::Applied(id)));
             }
             Answer::Response(response) => {
                 let body = response.body.to_value();
+                if body["reason"] == "AlreadyExists" {
+                    errno = Some(EEXIST);
+                }
                 format!(
-                    "writing the Node: status {}: {}",
+                    "{what}: status {}: {}",
                     response.status,
                     body["message"].as_str().unwrap_or_default()
                 )
             }
             _ => {
-                let message = "writing the Node: connection refused".to_owned();
+                let message = format!("{what}: connection refused");
                 self.agent_event(
                     node,
                     Event::Kube(KubeEvent::Unreachable {
@@ -243,7 +272,7 @@ impl Sim {
                 message
             }
         };
-        let failure = Failure { errno: None, message };
+        let failure = Failure { errno, message };
         self.agent_event(node, Event::Kube(KubeEvent::Failed { id, failure }));
     }
 

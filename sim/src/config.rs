@@ -2,7 +2,7 @@
 
 use crate::underlay::Link;
 use ipnetwork::IpNetwork;
-use meshd_core::{METADATA, Outside};
+use meshd_core::{METADATA, Outside, Pool};
 use meshd_model::net::Family;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,6 +32,10 @@ pub struct Config {
     pub resync: Duration,
     /// Whether Nodes are given pod CIDRs when they are created, as the controller manager does.
     pub node_ipam: bool,
+    /// IPAM's pool mode: nodes claim blocks of this size for themselves, and Nodes are given no pod CIDRs.
+    pub pool: Option<Pool>,
+    /// The cluster's pod CIDRs, of which those of its families count; parts of the ones that it begins with.
+    pub pod_cidrs: [IpNetwork; 2],
     /// Whether nodes have a second interface on the underlay, at whose addresses they are to be reached.
     pub second_interface: bool,
     /// What pods reach outside of the cluster, as the agents are told.
@@ -54,6 +58,8 @@ impl Config {
             store_latency: Duration::from_millis(1),
             resync: Duration::from_secs(60),
             node_ipam: true,
+            pool: None,
+            pod_cidrs: pod_cidrs(),
             second_interface: false,
             outside: Outside {
                 except: EXCEPTED.map(IpNetwork::from).into(),
@@ -102,7 +108,7 @@ impl Config {
     }
 }
 
-/// The cluster's pod CIDRs.
+/// The pod CIDRs of a cluster that is told no others.
 pub(crate) fn pod_cidrs() -> [IpNetwork; 2] {
     ["10.128.0.0/10", "fd00:10:244::/48"]
         .map(|net| net.parse().expect("a pod CIDR of the simulator is a prefix"))

@@ -6,7 +6,7 @@ use crate::node::Node;
 use crate::random;
 use crate::sim::{BOOT, EPOCH, WIREGUARD_PORT};
 use meshd_apiserver::{NodeCidrs, NodeIpam};
-use meshd_core::{Config as AgentConfig, Endpoints, Identity};
+use meshd_core::{Config as AgentConfig, Endpoints, Identity, Ipam};
 use meshd_model::kernel::Mark;
 use meshd_model::{Boot, KeyHandle, NodeName, Now, PublicKey, Wall};
 use meshd_wireguard_proto::Device;
@@ -55,7 +55,7 @@ pub(crate) fn tunnel(config: &Config, numbers: &[u64], now: Now) -> Device {
 }
 
 pub(crate) fn api_server(config: &Config) -> meshd_apiserver::Config {
-    let cidrs = config.of_families(config::pod_cidrs()).into_iter();
+    let cidrs = config.of_families(config.pod_cidrs).into_iter();
     let cidrs = cidrs.map(|net| NodeCidrs {
         network: net.network(),
         prefix: net.prefix(),
@@ -63,7 +63,7 @@ pub(crate) fn api_server(config: &Config) -> meshd_apiserver::Config {
     });
     meshd_apiserver::Config {
         seed: config.seed,
-        node_ipam: config.node_ipam.then(|| NodeIpam {
+        node_ipam: (config.node_ipam && config.pool.is_none()).then(|| NodeIpam {
             cluster_cidrs: cidrs.collect(),
         }),
         ..meshd_apiserver::Config::default()
@@ -78,7 +78,7 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
             handle: KeyHandle(0),
             public_key: PublicKey([0; 32]),
         },
-        cluster_pod_cidrs: config.of_families(config::pod_cidrs()),
+        cluster_pod_cidrs: config.of_families(config.pod_cidrs),
         service_cidrs: config.of_families(config::service_cidrs()),
         node_mask_sizes: std::collections::BTreeMap::new(),
         node_cidrs: Vec::new(),
@@ -101,6 +101,9 @@ pub(crate) fn agent(config: &Config) -> AgentConfig {
         address_rest: Duration::from_secs(10),
         outside: config.outside.clone(),
         allow_unnamed_pods: false,
-        ipam: meshd_core::Ipam::default(),
+        ipam: Ipam {
+            pool: config.pool.clone(),
+            ..Ipam::default()
+        },
     }
 }

@@ -174,11 +174,13 @@ impl Sim {
         let outside = [reached, refused].concat();
         underlay.plug(nodes.len(), &config.underlay_addresses(nodes.len(), 0));
         underlay.plug(nodes.len() + 1, &outside);
+        let mut server = ApiServer::new(make::api_server(&config), Time(EPOCH));
+        server.register(crate::client::blocks());
         Sim {
             now: 0,
             queue: Queue::new(),
             nodes,
-            cluster: Cluster::new(ApiServer::new(make::api_server(&config), Time(EPOCH))),
+            cluster: Cluster::new(server),
             underlay,
             nats: BTreeMap::new(),
             capture: Capture::new(outside),

@@ -5,6 +5,7 @@ use crate::event::RequestId;
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Added, CniError};
 use meshd_model::kernel::{Device, Firewall, Peer, PodLink, Route, Rule};
+use meshd_model::net::Family;
 use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PublicKey, Wall};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,10 @@ pub enum Resource {
     Annotations,
     /// The own Node's condition NetworkUnavailable.
     NetworkCondition,
+    /// A further block of this family, in IPAM's pool mode.
+    Claim(Family),
+    /// A block of this node that is given back.
+    Block(IpNetwork),
     /// The kernel as a whole: an observation.
     Kernel,
     /// The store as a whole: loading it.
@@ -84,6 +89,47 @@ pub enum KubeAction {
         uid: NodeUid,
         /// Since when it is so, for the condition's own stamps.
         at: Wall,
+    },
+    /// Change a block's object.
+    Block {
+        /// To answer to.
+        id: ActionId,
+        /// Which block.
+        cidr: IpNetwork,
+        /// What to do.
+        op: BlockOp,
+    },
+}
+
+impl KubeAction {
+    /// What its outcome names.
+    #[must_use]
+    pub fn id(&self) -> &ActionId {
+        match self {
+            KubeAction::Publish { id, .. }
+            | KubeAction::ClearNetworkUnavailable { id, .. }
+            | KubeAction::Block { id, .. } => id,
+        }
+    }
+}
+
+/// One change of a block's object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockOp {
+    /// Create it, with this incarnation of the own Node as its owner. Fails with EEXIST where there is one.
+    Claim {
+        /// Of the own Node.
+        uid: NodeUid,
+    },
+    /// Mark it as given back. Fails where the object's UID is another.
+    Release {
+        /// UID of the object.
+        object: String,
+    },
+    /// Delete it. Fails where the object's UID is another; one that is gone is success.
+    Delete {
+        /// UID of the object.
+        object: String,
     },
 }
 

@@ -4,6 +4,7 @@ use crate::action::Resource;
 use crate::attach::gc::Collecting;
 use crate::attach::requests::{Requests, Stage};
 use crate::attach::table::Attachments;
+use crate::blocks::{Blocks, Change, as_owner};
 use crate::bounds::Bounds;
 use crate::counters::Counters;
 use crate::event::{KernelEvent, KubeEvent, RequestId, StoreEvent};
@@ -58,6 +59,8 @@ pub struct NodeAgent {
     pub(crate) publisher: Publisher,
     pub(crate) network: NetworkCondition,
     pub(crate) pods: Pods,
+    #[serde(default)]
+    pub(crate) blocks: Blocks,
     pub(crate) attachments: Attachments,
     pub(crate) requests: Requests,
     /// GCs that wait for their deletions.
@@ -91,6 +94,7 @@ impl NodeAgent {
             publisher: Publisher::default(),
             network: NetworkCondition::default(),
             pods: Pods::default(),
+            blocks: Blocks::default(),
             attachments: Attachments::new(config.address_rest, &config.ipam.reserved),
             requests: Requests::new(),
             collecting: BTreeMap::new(),
@@ -128,9 +132,10 @@ impl NodeAgent {
                     self.want_observation();
                 }
                 TimerKind::Retry(resource) => self.mark(resource),
-                TimerKind::Deadline(request) => self.expire(request),
+                TimerKind::Deadline(request) => self.expire(now, request),
                 TimerKind::Rest => self.resume(now, Stage::Address),
                 TimerKind::Collect => self.review_abandoned(now),
+                TimerKind::Blocks => self.look_at_blocks(now),
                 TimerKind::Greet(key) => self.mark(Resource::Peer(key)),
             }
         }
@@ -208,6 +213,10 @@ impl NodeAgent {
             }
             KubeEvent::PodDeleted(pod) => self.pods.delete(&pod),
             KubeEvent::PodsSynced => self.pods.synced(),
+            KubeEvent::BlocksReset => self.block_event(now, Change::Reset),
+            KubeEvent::BlockApplied(block) => self.block_event(now, Change::Applied(block)),
+            KubeEvent::BlockDeleted(cidr) => self.block_event(now, Change::Deleted(cidr)),
+            KubeEvent::BlocksSynced => self.block_event(now, Change::Synced),
             KubeEvent::Unreachable { message } => self.api_away = Some(message),
             KubeEvent::Applied(id) => self.outcome(now, &id, Ok(())),
             KubeEvent::Failed { id, failure } => self.outcome(now, &id, Err(failure)),
@@ -246,6 +255,7 @@ impl NodeAgent {
                 self.attachments.load(leases, damaged);
                 self.reserve_unexplained(now);
                 self.review_abandoned(now);
+                self.refresh_blocks(now);
                 self.mark_all();
                 self.resume(now, Stage::Store);
             }
@@ -261,9 +271,15 @@ impl NodeAgent {
         if self.own.node.as_ref().is_some_and(|n| n.uid != node.uid) {
             self.publisher.forget();
         }
-        self.own.apply(node, &self.bounds);
+        if self.own.node.as_ref().is_none_or(|n| n.uid != node.uid) {
+            self.blocks.set_owner(&as_owner(&node));
+        }
+        self.own
+            .apply(node, &self.bounds, self.config.ipam.pool.is_some());
+        self.refresh_blocks(now);
         self.refresh_local(now);
         self.note_published(now.boot);
+        self.blocks_published(now);
         self.mark(Resource::Annotations);
     }
 

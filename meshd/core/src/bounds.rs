@@ -55,7 +55,10 @@ impl Bounds {
             pods: all(&config.cluster_pod_cidrs),
             services: all(&config.service_cidrs),
             nodes: all(&config.node_cidrs),
-            configured: config.node_mask_sizes.clone(),
+            configured: match &config.ipam.pool {
+                Some(pool) => pool.block_sizes.clone(),
+                None => config.node_mask_sizes.clone(),
+            },
             measured: BTreeMap::new(),
             own: BTreeSet::new(),
         }

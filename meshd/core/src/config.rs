@@ -60,6 +60,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ipam {
+    /// Where the node's pod CIDRs come from: blocks that it claims for itself, or else its Node's spec.podCIDRs.
+    pub pool: Option<Pool>,
     /// Addresses that a pod gets only by asking for them.
     pub reserved: Vec<IpNetwork>,
     /// How long an attachment has to look abandoned until it is taken down without a DEL; never, if it is zero.
@@ -71,11 +73,23 @@ pub struct Ipam {
 impl Default for Ipam {
     fn default() -> Self {
         Self {
+            pool: None,
             reserved: Vec::new(),
             collect_after: Duration::from_secs(60),
             keep: Duration::from_secs(24 * 3600),
         }
     }
+}
+
+/// IPAM's pool mode: the cluster's pod CIDRs are cut into blocks, and nodes claim those.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Prefix length of a block, for each family that the cluster has pod CIDRs of.
+    pub block_sizes: BTreeMap<Family, u8>,
+    /// How long a block is empty before it is given back.
+    pub return_after: Duration,
+    /// How long a freed block rests before it is claimed again.
+    pub rest: Duration,
 }
 
 /// The world outside of the cluster, as pods see it.

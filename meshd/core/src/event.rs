@@ -1,9 +1,10 @@
 //! What the world says to the agent.
 
 use crate::action::ActionId;
+use ipnetwork::IpNetwork;
 use meshd_model::cni::{Add, Check, Gc};
 use meshd_model::kernel::KernelState;
-use meshd_model::{AttachmentId, Boot, Lease, NodeMeta, NodeName, OwnNode, PodMeta, PodRef};
+use meshd_model::{AttachmentId, Block, Boot, Lease, NodeMeta, NodeName, OwnNode, PodMeta, PodRef};
 use serde::{Deserialize, Serialize};
 
 /// One input.
@@ -52,6 +53,14 @@ pub enum KubeEvent {
     PodDeleted(PodRef),
     /// The list of the node's pods is complete.
     PodsSynced,
+    /// The list of blocks begins; only in IPAM's pool mode, like the other events of blocks.
+    BlocksReset,
+    /// A block has an object, or that has changed.
+    BlockApplied(Block),
+    /// A block's object is gone.
+    BlockDeleted(IpNetwork),
+    /// The list of blocks is complete.
+    BlocksSynced,
     /// A watch or a request could not reach the API server. The next success of any kind ends it.
     Unreachable {
         /// What was tried and what came of it.

@@ -20,6 +20,12 @@ impl Jitter {
         z ^ (z >> 31)
     }
 
+    /// A number smaller than `end`; 0 where that is 0.
+    pub(crate) fn below(&mut self, end: u128) -> u128 {
+        let drawn = u128::from(self.next()) << 64 | u128::from(self.next());
+        drawn % end.max(1)
+    }
+
     /// A duration shorter than `end`.
     pub(crate) fn within(&mut self, end: Duration) -> Duration {
         let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);

@@ -9,6 +9,7 @@
 //!   nodes       other nodes: annotations checked (node, bounds), overlaps resolved (claims)
 //!   own         this node: overlay addresses, endpoints, MTU, annotations (refresh)
 //!   pods        pods that ADD may be asked for
+//!   blocks      pod CIDRs that the node claims for itself, in IPAM's pool mode
 //!   observed    the agent's copy of the kernel
 //!   attach      ADD, DEL, CHECK, leases, requests
 //! reconcile   desired against observed for each marked key
@@ -20,6 +21,7 @@
 pub mod action;
 pub mod agent;
 mod attach;
+mod blocks;
 mod bounds;
 mod claims;
 pub mod config;
@@ -49,10 +51,13 @@ mod routes;
 mod status;
 mod timers;
 
-pub use action::{Action, ActionId, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
+pub use action::{
+    Action, ActionId, BlockOp, CniAction, KernelAction, KernelOp, KubeAction, Resource, StoreAction,
+};
 pub use agent::NodeAgent;
 pub use attach::collect::Abandoned;
-pub use config::{Config, Endpoints, Identity, Ipam, METADATA, Outside};
+pub use blocks::PoolUse;
+pub use config::{Config, Endpoints, Identity, Ipam, METADATA, Outside, Pool};
 pub use counters::Counters;
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
 pub use numbers::Numbers;
@@ -73,6 +78,8 @@ pub enum TimerKind {
     Rest,
     /// The grace of an attachment that looks abandoned is over.
     Collect,
+    /// Look whether blocks are empty that may be given back.
+    Blocks,
     /// Greet a peer that may hold a session which this node's device has lost.
     Greet(PublicKey),
 }

@@ -1,9 +1,10 @@
 //! What was asked of the drivers and how it went: at most one task a resource at a time, back-off after a failure,
 //! and who waits for whom.
 
-use crate::action::{Action, ActionId, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
+use crate::action::{Action, ActionId, BlockOp, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 use crate::event::Failure;
 use crate::jitter::Jitter;
+use ipnetwork::IpNetwork;
 use meshd_model::{AttachmentId, Boot, Lease, NodeAnnotations, NodeUid, Now, Wall};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,10 @@ pub(crate) enum Task {
     ClearNetworkUnavailable {
         uid: NodeUid,
     },
+    Block {
+        cidr: IpNetwork,
+        op: BlockOp,
+    },
     Load,
     Put(Lease),
     Remove(AttachmentId),
@@ -37,6 +42,7 @@ impl Task {
             Task::ClearNetworkUnavailable { uid } => {
                 Action::Kube(KubeAction::ClearNetworkUnavailable { id, uid, at })
             }
+            Task::Block { cidr, op } => Action::Kube(KubeAction::Block { id, cidr, op }),
             Task::Load => Action::Store(StoreAction::Load { id }),
             Task::Put(lease) => Action::Store(StoreAction::Put { id, lease }),
             Task::Remove(attachment) => Action::Store(StoreAction::Remove { id, attachment }),

@@ -39,6 +39,10 @@ impl NodeAgent {
         }
         let failure = match &id.resource {
             Resource::Attachment(attachment) => self.attachment_outcome(now, attachment, &task, result),
+            Resource::Claim(family) => match &task {
+                Task::Block { cidr, .. } => self.claimed(now, *family, *cidr, result),
+                _ => result.err(),
+            },
             _ => result.err(),
         };
         if let Some(failure) = failure {
@@ -68,8 +72,10 @@ impl NodeAgent {
                 if let Some(node) = self.own.node.as_mut().filter(|n| n.uid == *uid) {
                     node.published = Ok(annotations.clone());
                 }
+                self.blocks_published(now);
             }
             Task::ClearNetworkUnavailable { uid } => self.network_cleared(now.boot, uid),
+            Task::Block { cidr, op } => self.block_changed(now, *cidr, op),
             Task::Load | Task::Put(_) | Task::Remove(_) => {}
         }
     }

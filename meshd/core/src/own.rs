@@ -40,8 +40,13 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    /// Takes in the Node.
-    pub(crate) fn apply(&mut self, node: OwnNode, bounds: &Bounds) {
+    /// Takes in the Node; in IPAM's pool mode its pod CIDRs are not its own.
+    pub(crate) fn apply(&mut self, node: OwnNode, bounds: &Bounds, pool: bool) {
+        if pool {
+            self.deleted = false;
+            self.node = Some(node);
+            return;
+        }
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
         for prefix in &node.pod_cidrs {
             match bounds.pod_cidr(*prefix) {
@@ -62,8 +67,11 @@ impl Own {
     }
 
     /// Whether the Node as it is now has the pod CIDRs in force, so that addresses may be handed out of them.
-    pub(crate) fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self, pool: bool) -> bool {
         let Some(node) = &self.node else { return false };
+        if pool {
+            return !self.deleted && !self.cidrs.is_empty();
+        }
         let of_node = |c: &IpNetwork| {
             node.pod_cidrs
                 .iter()

@@ -8,8 +8,10 @@ use crate::errno::{ENOSPC, EROFS};
 use crate::node::Node;
 use crate::ops::Trouble;
 use meshd_model::kernel::{ForwardChain, POD_IFNAME_PREFIX};
+use meshd_model::net::{Family, contains, host};
 use meshd_model::status::Problem;
 use meshd_model::{AnnotationProblem, AttachmentId, NodeName, Now};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A driver that has not answered for so long is named.
@@ -70,7 +72,7 @@ impl NodeAgent {
                 what,
             ));
         }
-        self.own_node_problems(&mut found);
+        self.own_node_problems(now, &mut found);
         let subject = format!("node/{}", self.config.node);
         for cidr in &self.local.cidrs {
             if let Some(senior) = self.nodes.senior_to_own(*cidr) {
@@ -132,7 +134,7 @@ impl NodeAgent {
         found
     }
 
-    fn own_node_problems(&self, found: &mut Vec<Problem>) {
+    fn own_node_problems(&self, now: Now, found: &mut Vec<Problem>) {
         let subject = format!("node/{}", self.config.node);
         let Some(node) = &self.own.node else {
             if self.nodes.is_synced() {
@@ -151,11 +153,18 @@ impl NodeAgent {
                 "pods that run keep their traffic; register the node again or stop meshd",
             ));
         }
-        if node.pod_cidrs.is_empty() {
+        if node.pod_cidrs.is_empty() && self.config.ipam.pool.is_none() {
             found.push(problem(
                 &subject,
                 "this node's Node has no podCIDRs: no pod can be added",
                 "see that kube-controller-manager runs with --allocate-node-cidrs, or set spec.podCIDRs",
+            ));
+        }
+        for all in self.blocks_short(now) {
+            found.push(problem(
+                &subject,
+                format!("no further block of addresses can be claimed: {all}"),
+                "add a prefix to cluster_pod_cidrs, or take nodes away that are not needed",
             ));
         }
         for refused in &self.own.refused {
@@ -209,6 +218,18 @@ impl NodeAgent {
                 &subject,
                 "its ADD was cut off; its addresses are held",
                 "the runtime's next ADD or DEL of it finishes it",
+            ));
+        }
+        let is_own = |a: &IpAddr| self.local.cidrs.iter().any(|c| contains(*c, host(*a)));
+        for address in lease
+            .addresses
+            .iter()
+            .filter(|a| !is_own(a) && !self.local.cidrs.is_empty())
+        {
+            found.push(problem(
+                &subject,
+                format!("its address {address} is in no pod CIDR of this node any more: other nodes do not reach it"),
+                "delete this pod: it gets another address when it is made again",
             ));
         }
         for address in lease
@@ -299,6 +320,9 @@ fn subject(resource: &Resource) -> String {
         Resource::Attachment(id) if id.container_id.is_empty() => format!("interface/{}", id.ifname),
         Resource::Attachment(id) => format!("attachment/{id}"),
         Resource::Annotations | Resource::NetworkCondition => "api-server".into(),
+        Resource::Claim(Family::V4) => "blocks/IPv4".into(),
+        Resource::Claim(Family::V6) => "blocks/IPv6".into(),
+        Resource::Block(cidr) => format!("block/{cidr}"),
         Resource::Kernel => "kernel".into(),
         Resource::Store => "store".into(),
     }
@@ -324,6 +348,9 @@ fn failing(resource: &Resource, trouble: &Trouble) -> Problem {
         }
         (_, Resource::Annotations | Resource::NetworkCondition) => {
             "see that meshd may patch its Node; it is tried again"
+        }
+        (_, Resource::Claim(_) | Resource::Block(_)) => {
+            "see that the CustomResourceDefinition of IPBlocks is installed and meshd may write them; it is tried again"
         }
         (_, Resource::Store) => "see meshd's state folder; it is tried again",
         _ => "see the kernel's log and meshd's rights; it is tried again",

@@ -69,7 +69,10 @@ impl NodeAgent {
     }
 
     pub(crate) fn plan_annotations(&mut self, now: Now) -> Plan {
-        if !self.gate() || !self.own.is_current() || !self.observed.device_fresh || !self.is_device_settled()
+        if !self.gate()
+            || !self.own.is_current(self.config.ipam.pool.is_some())
+            || !self.observed.device_fresh
+            || !self.is_device_settled()
         {
             return Plan::Hold;
         }

@@ -29,6 +29,10 @@ impl NodeAgent {
     /// The first thing that ADD lacks. The API server does not count once it has been heard of everything.
     pub(crate) fn why_not_ready(&self) -> Option<String> {
         let cidrs = &self.local.cidrs;
+        let no_cidr = match &self.config.ipam.pool {
+            None => "the own Node has no pod CIDR that can be used",
+            Some(_) => "the node has claimed no block of addresses yet",
+        };
         let missing = [
             (self.attachments.is_loaded(), "the leases are not loaded"),
             (self.observed.seen, "the kernel has not been observed"),
@@ -38,9 +42,13 @@ impl NodeAgent {
                 "the own Node has not been seen at the API server",
             ),
             (!self.own.deleted, "the own Node is gone from the API server"),
-            (!cidrs.is_empty(), "the own Node has no pod CIDR that can be used"),
             (
-                self.own.is_current(),
+                self.config.ipam.pool.is_none() || self.blocks.is_synced(),
+                "the blocks of the cluster have not been listed",
+            ),
+            (self.has_all_families(), no_cidr),
+            (
+                self.own.is_current(self.config.ipam.pool.is_some()),
                 "the own Node no longer has the pod CIDRs it had",
             ),
             (self.nodes.is_synced(), "the Nodes have not been listed"),
@@ -48,6 +56,10 @@ impl NodeAgent {
             (
                 self.is_device_settled(),
                 "the WireGuard device is not up as configured",
+            ),
+            (
+                self.config.ipam.pool.is_none() || cidrs.iter().any(|c| self.is_published(*c)),
+                "the node's blocks have not been published",
             ),
         ];
         if let Some((_, what)) = missing.iter().find(|(there, _)| !there) {
@@ -57,5 +69,14 @@ impl NodeAgent {
             .iter()
             .find_map(|c| self.nodes.senior_to_own(*c).map(|n| (c, n)));
         lost.map(|(cidr, senior)| format!("the older node {senior} claims the own pod CIDR {cidr}"))
+    }
+
+    /// Whether there is a pod CIDR; of each family, where the node claims them itself.
+    fn has_all_families(&self) -> bool {
+        let overlay = &self.local.overlay;
+        match &self.config.ipam.pool {
+            None => !overlay.is_empty(),
+            Some(pool) => pool.block_sizes.keys().all(|f| overlay.contains_key(f)),
+        }
     }
 }

@@ -150,6 +150,8 @@ impl NodeAgent {
             Resource::Attachment(id) => self.plan_attachment(id),
             Resource::Annotations => self.plan_annotations(now),
             Resource::NetworkCondition => self.plan_network(now),
+            Resource::Claim(family) => self.plan_claim(now, *family),
+            Resource::Block(cidr) => self.plan_block(now, *cidr),
             Resource::Kernel if self.observe_wanted => Plan::kernel(KernelOp::Observe),
             Resource::Store if !self.attachments.is_loaded() => Plan::Do(Task::Load),
             Resource::Kernel | Resource::Store => Plan::Settled,

@@ -44,11 +44,14 @@ impl NodeAgent {
 
     /// Addresses are handed out of the own pod CIDRs but those that a senior node has a part of: a pod with such an
     /// address would not get its answers.
-    fn refresh_ranges(&mut self, now: Now) {
+    pub(crate) fn refresh_ranges(&mut self, now: Now) {
         let own = self.local.cidrs.iter().copied();
-        let usable: Vec<_> = own.filter(|c| self.nodes.senior_to_own(*c).is_none()).collect();
+        let usable: Vec<_> = own
+            .filter(|c| self.nodes.senior_to_own(*c).is_none() && self.may_hand_out(*c))
+            .collect();
         if usable != self.attachments.allocator.ranges() {
             self.attachments.allocator.set_ranges(&usable);
+            self.ranges_changed();
             self.resume(now, Stage::Address);
         }
     }

@@ -1,8 +1,8 @@
-//! The driver: its three watches and its writer, side by side.
+//! The driver: its watches and its writer, side by side.
 
 use crate::clients::Clients;
 use crate::link::{Closed, Link};
-use crate::metadata::NodeMetadata;
+use crate::metadata::{BlockMetadata, NodeMetadata};
 use crate::publish::publish;
 use crate::watch::{Kind, Listing, boxed, config, follow};
 use futures::stream::BoxStream;
@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use meshd_core::{KubeAction, KubeEvent};
 use meshd_model::NodeName;
-use meshd_translate::{Frame, ObjectProblem, node_event, own_node_event, pod_event};
+use meshd_translate::{Frame, ObjectProblem, block_event, node_event, own_node_event, pod_event};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -24,17 +24,18 @@ pub async fn run(
 ) {
     // Kept to the end: a sender that is gone sends no other.
     let (_sender, clients) = watch::channel(client);
-    run_with(clients, node, events, actions).await;
+    run_with(clients, node, false, events, actions).await;
 }
 
-/// Watches on behalf of `node`'s agent and carries its actions out, until the agent takes no events or sends no
-/// actions any more. A client that is sent replaces the one in use, at once and everywhere.
+/// Watches on behalf of `node`'s agent, objects of blocks only if they are `blocks` of IPAM's pool mode, and carries its
+/// actions out, until the agent takes no events or sends no actions any more. A client that is sent replaces the one in use, at once and everywhere.
 ///
 /// Both channels are the caller's, and bounded. While `events` is full the watches wait and so do actions, whose
 /// outcomes are events too; so whoever sends an action must not wait for room without taking events.
 pub async fn run_with(
     clients: watch::Receiver<Client>,
     node: NodeName,
+    blocks: bool,
     events: mpsc::Sender<KubeEvent>,
     actions: mpsc::Receiver<KubeAction>,
 ) {
@@ -56,6 +57,12 @@ pub async fn run_with(
         ended = follow(own, &link, clients.clone()) => ended,
         ended = follow(nodes, &link, clients.clone()) => ended,
         ended = follow(pods, &link, clients.clone()) => ended,
+        ended = async {
+            match blocks {
+                true => follow(Blocks { clients: clients.clone() }, &link, clients.clone()).await,
+                false => std::future::pending().await,
+            }
+        } => ended,
         ended = publish(clients.clone(), node, actions, &link) => ended,
         () = link.closed() => Err(Closed),
     };
@@ -130,6 +137,38 @@ impl Kind for OwnNode {
 
     fn begins_anew(&self) -> bool {
         true
+    }
+}
+
+/// All objects of blocks, metadata only, which is all that there is to know.
+struct Blocks {
+    clients: Clients,
+}
+
+impl Kind for Blocks {
+    type Object = BlockMetadata;
+    const NAME: &'static str = "IPBlocks";
+    const START_SPREAD: Duration = Duration::from_millis(500);
+
+    fn stream(&self, listing: Listing) -> BoxStream<'static, watcher::Result<Event<Self::Object>>> {
+        let api: Api<Self::Object> = Api::all(self.clients.current());
+        boxed(watcher(api, config(240, 290, listing)))
+    }
+
+    fn reset(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::BlocksReset)
+    }
+
+    fn synced(&mut self) -> Option<KubeEvent> {
+        Some(KubeEvent::BlocksSynced)
+    }
+
+    fn change(
+        &mut self,
+        frame: Frame<&Self::Object>,
+        _listed: bool,
+    ) -> Result<Option<KubeEvent>, ObjectProblem> {
+        block_event(frame.map(|block| &block.metadata))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Kubernetes for meshd: three watches and one writer.
+//! Kubernetes for meshd: its watches and one writer.
 //!
 //! ```text
 //! Nodes, metadata only   --\
 //! the own Node, whole    ---> translate --> KubeEvent --> the agent
-//! the own Node's pods    --/
-//! KubeAction --> server-side apply of the own Node's annotations --> Applied or Failed
+//! the own Node's pods    --|
+//! IPBlocks, metadata only --/  (in IPAM's pool mode)
+//! KubeAction --> server-side apply of the own Node's annotations, writes of IPBlocks --> Applied or Failed
 //! ```
 //!
 //! Each watch begins with a list that the API server streams (`sendInitialEvents`), which costs it least; one that
@@ -16,6 +17,7 @@
 
 mod access;
 mod backoff;
+mod blocks;
 mod client;
 mod clients;
 mod driver;

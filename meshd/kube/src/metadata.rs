@@ -1,4 +1,4 @@
-//! A Node of the metadata watch, as far as anything of ours reads it.
+//! Nodes and blocks of the metadata watches, as far as anything of ours reads them.
 //!
 //! Of the metadata of a Node most is `managedFields`: who wrote which field, as a tree that is as large as the object.
 //! No request leaves it out, so it comes over the wire; here it is passed over while it is read and never kept, nor
@@ -6,9 +6,10 @@
 
 use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use meshd_translate::annotations::PREFIX;
+use meshd_translate::blocks;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -54,6 +55,46 @@ impl Resource for NodeMetadata {
     }
 }
 
+/// The same of a block's object, with its owners.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub(crate) struct BlockMetadata {
+    #[serde(deserialize_with = "slim")]
+    pub(crate) metadata: ObjectMeta,
+}
+
+impl Resource for BlockMetadata {
+    type DynamicType = ();
+    type Scope = ClusterResourceScope;
+
+    fn metadata_api() -> bool {
+        true
+    }
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        blocks::KIND.into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        blocks::GROUP.into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        blocks::VERSION.into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        blocks::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Slim {
@@ -61,6 +102,7 @@ struct Slim {
     uid: Option<String>,
     resource_version: Option<String>,
     creation_timestamp: Option<Time>,
+    owner_references: Option<Vec<OwnerReference>>,
     #[serde(default)]
     annotations: Ours,
 }
@@ -72,6 +114,7 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         uid: slim.uid,
         resource_version: slim.resource_version,
         creation_timestamp: slim.creation_timestamp,
+        owner_references: slim.owner_references,
         annotations: Some(slim.annotations.0),
         ..ObjectMeta::default()
     })

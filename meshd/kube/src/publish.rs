@@ -1,19 +1,22 @@
-//! The writer of the own Node: its annotations, and its condition NetworkUnavailable.
+//! The writer: the own Node's annotations, its condition NetworkUnavailable, and objects of blocks.
 
+use crate::blocks;
 use crate::client::chain;
 use crate::clients::Clients;
 use crate::link::{Closed, Link};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use meshd_core::{Failure, KubeAction, KubeEvent};
+use kube::{Api, Client};
+use meshd_core::{BlockOp, Failure, KubeAction, KubeEvent};
 use meshd_model::NodeName;
 use meshd_translate::object::NETWORK_UNAVAILABLE;
 use meshd_translate::{CONDITION_MANAGER, FIELD_MANAGER, network_body, publish_body};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// File exists, as Linux numbers it.
+const EEXIST: i32 = 17;
 /// How long the API server may take for a patch.
 const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,13 +31,13 @@ pub(crate) async fn publish(
         let what = what(&action, &node);
         // Tried again with another client: to do either twice is to do it once.
         let written = loop {
-            let api = Api::all(clients.current());
+            let client = clients.current();
             tokio::select! {
-                written = write(&api, &node, &action) => break written,
+                written = write(client, &node, &action) => break written,
                 () = clients.renewed() => {}
             }
         };
-        let (KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) = action;
+        let id = action.id().clone();
         match written {
             Ok(()) => link.tell(KubeEvent::Applied(id)).await?,
             Err(error) => {
@@ -42,7 +45,8 @@ pub(crate) async fn publish(
                 if !matches!(error, WriteError::Api(kube::Error::Api(_))) {
                     link.unreachable(&what, &error).await?;
                 }
-                let failure = Failure { errno: None, message };
+                let errno = errno(&error, &action);
+                let failure = Failure { errno, message };
                 link.fail(KubeEvent::Failed { id, failure }).await?;
             }
         }
@@ -64,15 +68,16 @@ fn what(action: &KubeAction, node: &NodeName) -> String {
         KubeAction::ClearNetworkUnavailable { .. } => {
             format!("set the condition {NETWORK_UNAVAILABLE} of Node {node} to False")
         }
+        KubeAction::Block { cidr, op, .. } => blocks::what(*cidr, op),
     }
 }
 
 /// What the server makes of the Node is learned from the watch.
-async fn write(
-    api: &Api<PartialObjectMeta<Node>>,
-    node: &NodeName,
-    action: &KubeAction,
-) -> Result<(), WriteError> {
+async fn write(client: Client, node: &NodeName, action: &KubeAction) -> Result<(), WriteError> {
+    if let KubeAction::Block { cidr, op, .. } = action {
+        return sent(blocks::write(&client, node, *cidr, op)).await;
+    }
+    let api: Api<PartialObjectMeta<Node>> = Api::all(client);
     match action {
         KubeAction::Publish { uid, annotations, .. } => {
             let body = publish_body(node, uid, annotations);
@@ -87,6 +92,7 @@ async fn write(
             };
             sent(api.patch_status(&node.0, &params, &Patch::Strategic(&body))).await
         }
+        KubeAction::Block { .. } => Ok(()),
     }
 }
 
@@ -96,12 +102,30 @@ async fn sent<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), W
     Ok(())
 }
 
+/// What the agent tells outcomes apart by: somebody has the block already.
+fn errno(error: &WriteError, action: &KubeAction) -> Option<i32> {
+    let WriteError::Api(kube::Error::Api(status)) = error else {
+        return None;
+    };
+    let is_claim = matches!(
+        action,
+        KubeAction::Block {
+            op: BlockOp::Claim { .. },
+            ..
+        }
+    );
+    (is_claim && status.code == 409 && status.reason == "AlreadyExists").then_some(EEXIST)
+}
+
 /// What to do about a refusal.
 fn advice(error: &WriteError) -> &'static str {
     let WriteError::Api(kube::Error::Api(status)) = error else {
         return "";
     };
     match status.code {
+        404 if status.message.contains("could not find the requested resource") => {
+            "; install the CustomResourceDefinition of IPBlocks: see deploy/"
+        }
         401 | 403 => "; let meshd's service account patch its Node: see deploy/",
         409 | 422 if status.message.contains("uid") => {
             "; the Node is gone or was created anew: the new one follows"

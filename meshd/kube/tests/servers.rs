@@ -32,7 +32,7 @@ macro_rules! bodies {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
 }
 
-const BODIES: [(&str, Body); 12] = bodies![
+const BODIES: [(&str, Body); 13] = bodies![
     everything_there_is_is_listed_and_then_followed,
     two_nodes_learn_of_each_other,
     fields_of_others_are_left_alone,
@@ -43,6 +43,7 @@ const BODIES: [(&str, Body); 12] = bodies![
     a_server_that_is_away_from_the_start_is_waited_for,
     a_forgotten_history_is_listed_again,
     the_own_node_may_come_later,
+    a_block_is_claimed_by_one_node_given_back_and_deleted,
     the_network_condition_is_cleared_and_no_other,
     a_large_cluster_is_listed_once_and_written_only_on_change,
 ];

@@ -2,6 +2,7 @@
 
 use super::Port;
 use crate::settings::Settings;
+use crate::settings::value::IpamMode;
 use meshd_core::{KubeAction, KubeEvent};
 use meshd_kube::{Access, ClientError, Server};
 use meshd_model::NodeName;
@@ -10,7 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// Events that may wait for the loop: a large cluster's list comes in one go.
 const EVENTS: usize = 1024;
-/// Actions that may wait for the API server: there is one resource to write.
+/// Actions that may wait for the API server: there are few resources to write.
 const ACTIONS: usize = 16;
 
 /// Starts the driver. That the API server does not answer is no failure: the driver tells the agent, and tries again.
@@ -22,10 +23,11 @@ pub async fn start_kube(
     let access = access(settings);
     let client = meshd_kube::connect(&access).await?;
     let node = NodeName(settings.node_name.clone().unwrap_or_default());
+    let blocks = settings.ipam.mode == IpamMode::Pool;
     let (actions, requests) = mpsc::channel(ACTIONS);
     let (outcomes, events) = mpsc::channel(EVENTS);
     let (renew, clients) = watch::channel(client);
-    tokio::spawn(meshd_kube::run_with(clients, node, outcomes, requests));
+    tokio::spawn(meshd_kube::run_with(clients, node, blocks, outcomes, requests));
     tokio::spawn(async move {
         loop {
             tokio::select! {

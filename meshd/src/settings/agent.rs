@@ -1,8 +1,8 @@
 //! The agent's part of the configuration.
 
 use super::Settings;
-use super::value::EndpointChoice;
-use meshd_core::{Config, Endpoints, Identity, Ipam, Outside};
+use super::value::{EndpointChoice, IpamMode};
+use meshd_core::{Config, Endpoints, Identity, Ipam, Outside, Pool};
 use meshd_model::NodeName;
 use meshd_model::net::Family;
 use std::time::Duration;
@@ -46,10 +46,26 @@ impl Settings {
             },
             allow_unnamed_pods: self.pods.allow_unnamed,
             ipam: Ipam {
+                pool: self.pool(),
                 reserved: self.ipam.reserved.clone(),
                 collect_after: Duration::from_secs(self.ipam.collect_after_seconds),
                 keep: Duration::from_secs(self.ipam.keep_seconds),
             },
         }
+    }
+
+    /// The pool mode's part: of the families that the cluster has pod CIDRs of.
+    fn pool(&self) -> Option<Pool> {
+        let ipam = &self.ipam;
+        let size = |family| match family {
+            Family::V4 => ipam.block_size_ipv4,
+            Family::V6 => ipam.block_size_ipv6,
+        };
+        let families = self.cluster_pod_cidrs.iter().map(|c| Family::of(c.network()));
+        (ipam.mode == IpamMode::Pool).then(|| Pool {
+            block_sizes: families.map(|f| (f, size(f))).collect(),
+            return_after: Duration::from_secs(ipam.return_after_seconds),
+            rest: Duration::from_secs(ipam.block_rest_seconds),
+        })
     }
 }

@@ -113,6 +113,26 @@ pub const KEYS: &[Key] = &[
         doc: "Whether a container gets an address if its runtime names no pod for it. Default: false.",
     },
     Key {
+        path: "ipam.mode",
+        doc: "Where a node's pod CIDRs come from: kubernetes (spec.podCIDRs of its Node, from kube-controller-manager's --allocate-node-cidrs), or pool (the node claims blocks of cluster_pod_cidrs for itself, as many as its pods need). The same on all nodes; pods that run when it changes are to be made again. Default: kubernetes.",
+    },
+    Key {
+        path: "ipam.block_size_ipv4",
+        doc: "Prefix length of a block of IPv4 addresses in mode pool, 16 to 30. Default: 26.",
+    },
+    Key {
+        path: "ipam.block_size_ipv6",
+        doc: "The same for IPv6, 64 to 126. Default: 122.",
+    },
+    Key {
+        path: "ipam.return_after_seconds",
+        doc: "Seconds that a block is empty before its node gives it back in mode pool, unless it is the node's first; 10 to 86400. Default: 600.",
+    },
+    Key {
+        path: "ipam.block_rest_seconds",
+        doc: "Seconds that a freed block rests before a node claims it again in mode pool; 1 to 86400. Default: 60.",
+    },
+    Key {
         path: "ipam.reserved",
         doc: "Addresses among the pod CIDRs that no pod gets but one that asks for them, by the annotation meshd.dev/ips or through its runtime. Default: none.",
     },

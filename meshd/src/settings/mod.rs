@@ -17,7 +17,7 @@ mod tests;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use value::{EndpointChoice, LogFormat, MarkText, WireguardMode};
+use value::{EndpointChoice, IpamMode, LogFormat, MarkText, WireguardMode};
 
 pub use file::{Overrides, load};
 pub use validate::Problems;
@@ -166,6 +166,16 @@ impl Default for Pods {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ipam {
+    /// Where the node's pod CIDRs come from.
+    pub mode: IpamMode,
+    /// Prefix length of an IPv4 block.
+    pub block_size_ipv4: u8,
+    /// The same for IPv6.
+    pub block_size_ipv6: u8,
+    /// Seconds that a block is empty before it is given back.
+    pub return_after_seconds: u64,
+    /// Seconds that a freed block rests.
+    pub block_rest_seconds: u64,
     /// Addresses that a pod gets only by asking for them.
     pub reserved: Vec<IpNetwork>,
     /// Seconds until an abandoned attachment is taken down; 0 for never.
@@ -177,6 +187,11 @@ pub struct Ipam {
 impl Default for Ipam {
     fn default() -> Self {
         Self {
+            mode: IpamMode::Kubernetes,
+            block_size_ipv4: 26,
+            block_size_ipv6: 122,
+            return_after_seconds: 600,
+            block_rest_seconds: 60,
             reserved: Vec::new(),
             collect_after_seconds: 60,
             keep_seconds: 86_400,

@@ -226,7 +226,13 @@ fn the_api_server_is_said_once_and_well() {
 fn addresses_are_managed_within_bounds() {
     let good = "[ipam]\nreserved = ['10.244.0.0/28']\ncollect_after_seconds = 0\nkeep_seconds = 60";
     assert_eq!(problems(&format!("{MINIMAL}\n{good}")), [""; 0]);
+    let pool = "mode = 'pool'\nblock_size_ipv4 = 30\nblock_size_ipv6 = 64\nreturn_after_seconds = 10\nblock_rest_seconds = 1";
+    assert_eq!(problems(&format!("{MINIMAL}\n[ipam]\n{pool}")), [""; 0]);
     for (bad, said) in [
+        ("block_size_ipv4 = 31", "16 to 30"),
+        ("block_size_ipv6 = 63", "64 to 126"),
+        ("return_after_seconds = 9", "10 to 86400"),
+        ("block_rest_seconds = 0", "1 to 86400"),
         ("reserved = ['192.0.2.0/28']", "lies in none of cluster_pod_cidrs"),
         ("reserved = ['10.244.0.1/28']", "has host bits set"),
         ("collect_after_seconds = 9", "10 to 86400, or 0 for never"),

@@ -1,6 +1,6 @@
 //! Judges the values: everything that is wrong is named at once, each with its key and what to do.
 
-use super::value::EndpointChoice;
+use super::value::{EndpointChoice, IpamMode};
 use super::{Settings, Wireguard};
 use ipnetwork::IpNetwork;
 use meshd_model::kernel::{IFNAME_MAX, Mark, POD_IFNAME_PREFIX, TABLE_MAIN};
@@ -178,6 +178,27 @@ impl Settings {
         }
     }
 
+    fn check_blocks(&self, problems: &mut Problems) {
+        let ipam = &self.ipam;
+        for (key, size, low, high, is_ipv4) in [
+            ("ipam.block_size_ipv4", ipam.block_size_ipv4, 16, 30, true),
+            ("ipam.block_size_ipv6", ipam.block_size_ipv6, 64, 126, false),
+        ] {
+            problems.check((low..=high).contains(&size), || {
+                format!("{key} is {size}; it must be {low} to {high}")
+            });
+            if ipam.mode != IpamMode::Pool {
+                continue;
+            }
+            let pods = self.cluster_pod_cidrs.iter().filter(|c| c.is_ipv4() == is_ipv4);
+            for pods in pods.take(PREFIXES_MAX) {
+                problems.check(pods.prefix() <= size, || {
+                    format!("cluster_pod_cidrs {pods} is smaller than a block, which is a /{size} by {key}")
+                });
+            }
+        }
+    }
+
     fn check_numbers(&self, problems: &mut Problems) {
         let recording = &self.recording;
         for (key, value, low, high) in [
@@ -188,6 +209,13 @@ impl Settings {
                 0,
                 86_400,
             ),
+            (
+                "ipam.return_after_seconds",
+                self.ipam.return_after_seconds,
+                10,
+                86_400,
+            ),
+            ("ipam.block_rest_seconds", self.ipam.block_rest_seconds, 1, 86_400),
             ("ipam.keep_seconds", self.ipam.keep_seconds, 60, 30 * 86_400),
             ("recording.segment_mib", recording.segment_mib, 1, 1024),
             ("recording.total_mib", recording.total_mib, 2, 1 << 20),
@@ -196,6 +224,7 @@ impl Settings {
                 format!("{key} is {value}; it must be {low} to {high}")
             });
         }
+        self.check_blocks(problems);
         let collect_after = self.ipam.collect_after_seconds;
         problems.check(
             collect_after == 0 || (10..=86_400).contains(&collect_after),

@@ -17,6 +17,16 @@ pub enum WireguardMode {
     Userspace,
 }
 
+/// Where a node's pod CIDRs come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpamMode {
+    /// From its Node's spec.podCIDRs.
+    Kubernetes,
+    /// It claims blocks for itself.
+    Pool,
+}
+
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

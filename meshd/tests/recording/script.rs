@@ -5,7 +5,7 @@
 use meshd::record::{Options, Recorder};
 use meshd_core::{
     Action, CniCall, CniEvent, Config, Endpoints, Event, Identity, KernelAction, KernelEvent, KernelOp,
-    KubeAction, KubeEvent, NodeAgent, Outside, RequestId, StoreAction, StoreEvent,
+    KubeEvent, NodeAgent, Outside, RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, Wants};
 use meshd_model::kernel::{
@@ -221,9 +221,7 @@ impl Script {
                 carry_out(&mut self.kernel, op);
                 Some(Event::Kernel(KernelEvent::Applied(id)))
             }
-            Action::Kube(KubeAction::Publish { id, .. } | KubeAction::ClearNetworkUnavailable { id, .. }) => {
-                Some(Event::Kube(KubeEvent::Applied(id)))
-            }
+            Action::Kube(action) => Some(Event::Kube(KubeEvent::Applied(action.id().clone()))),
             Action::Store(StoreAction::Load { .. }) => Some(Event::Store(StoreEvent::Loaded {
                 leases: Vec::new(),
                 damaged: Vec::new(),

@@ -108,6 +108,7 @@ impl NodeAgent {
         let mac = add.wants.mac.unwrap_or(own_mac);
         let secondary = add.wants.secondary || self.attachments.has_another(&add.id);
         self.attachments.hold(&add.id, &addresses);
+        self.note_allocated(&addresses);
         let lease = Lease {
             id: add.id.clone(),
             phase: LeasePhase::Adding,

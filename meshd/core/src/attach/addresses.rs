@@ -157,17 +157,16 @@ impl NodeAgent {
             self.timers.set_no_later(TimerKind::Rest, at);
             return self.wait_for(request, Stage::Address);
         }
+        if self.is_block_coming(exhausted.family) {
+            return self.wait_for(request, Stage::Address);
+        }
         *self.counters.exhausted.entry(exhausted.family).or_default() += 1;
-        let full = error(
-            code::EXHAUSTED,
-            exhausted.to_string(),
-            "delete pods of this node, or give it a larger pod CIDR",
-        );
+        let full = self.exhausted(now, exhausted.family, &exhausted.to_string());
         self.reply(request, Err(full));
     }
 
     /// The answer to an ADD for which no address came free in time.
-    pub(crate) fn no_address_in_time(&self, add: &Add) -> CniError {
+    pub(crate) fn no_address_in_time(&self, now: Now, add: &Add) -> CniError {
         let named = self.named_addresses(add).unwrap_or_default();
         let waited = named.iter().find_map(|a| match self.check_named(add, *a) {
             Err(NotGiven::Wait(holder)) => Some((a, holder)),
@@ -182,11 +181,12 @@ impl NodeAgent {
                 ),
                 "the runtime will try again; see `meshctl status`",
             ),
-            None => error(
-                code::EXHAUSTED,
-                "no address is free: those freed a moment ago rest",
-                "delete pods of this node, or give it a larger pod CIDR",
-            ),
+            None => {
+                let mut families = self.local.overlay.keys();
+                let empty = families.find(|f| self.attachments.allocator.available(now.boot, **f) == 0);
+                let why = "no address is free: those freed a moment ago rest";
+                self.exhausted(now, empty.copied().unwrap_or(Family::V4), why)
+            }
         }
     }
 }

@@ -147,7 +147,7 @@ impl NodeAgent {
     }
 
     /// The time to answer has come.
-    pub(crate) fn expire(&mut self, id: RequestId) {
+    pub(crate) fn expire(&mut self, now: Now, id: RequestId) {
         let stopped = self.stop_collecting(id);
         let Some(pending) = self.requests.get(&id) else {
             return;
@@ -159,7 +159,7 @@ impl NodeAgent {
                 "the leases are not loaded yet",
                 "see `meshctl status`",
             ),
-            (CniCall::Add(add), Stage::Address) => self.no_address_in_time(add),
+            (CniCall::Add(add), Stage::Address) => self.no_address_in_time(now, add),
             (CniCall::Gc(_), _) if let Some(told) = stopped => told,
             (call, _) => {
                 let what = call.attachment().map_or("GC".to_owned(), ToString::to_string);

@@ -226,6 +226,11 @@ impl Attachments {
         assert!(before.is_none(), "an attachment was replaced by another");
     }
 
+    /// Every address that an attachment holds.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.held.keys()
+    }
+
     /// Notes that the allocator gave these addresses to an attachment.
     pub(crate) fn hold(&mut self, id: &AttachmentId, addresses: &[IpAddr]) {
         for address in addresses {

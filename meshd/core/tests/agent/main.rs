@@ -2,6 +2,7 @@
 
 mod addresses;
 mod basics;
+mod blocks;
 mod cni;
 mod collect;
 mod cost;

@@ -2,6 +2,7 @@
 //! and let its outcomes come one by one.
 
 use crate::kernel::{Kernel, failure};
+use ipnetwork::IpNetwork;
 use meshd_core::{
     Action, ActionId, CniAction, CniCall, CniEvent, Config, Endpoints, Event, Identity, Ipam, KernelAction,
     KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, RequestId, StoreAction,
@@ -11,8 +12,8 @@ use meshd_model::cni::{Add, Added, Check, CniError, Wants};
 use meshd_model::kernel::{Firewall, Mark, UnderlayAddress};
 use meshd_model::status::Problem;
 use meshd_model::{
-    AnnotationProblem, AttachmentId, KeyHandle, Lease, NodeAnnotations, NodeMeta, Now, OwnNode, PodRef,
-    PublicKey, Wall,
+    AnnotationProblem, AttachmentId, Block, KeyHandle, Lease, NodeAnnotations, NodeMeta, Now, OwnNode,
+    PodRef, PublicKey, Wall,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub(crate) struct World {
     pub own: Option<OwnNode>,
     /// The API server takes no writes.
     pub kube_down: bool,
+    /// Objects of blocks at the API server.
+    pub blocks: BTreeMap<IpNetwork, Block>,
+    /// Objects of blocks that were made.
+    pub blocks_made: u64,
     pub kernel_queue: VecDeque<KernelAction>,
     pub store_queue: VecDeque<StoreAction>,
     pub kube_queue: VecDeque<KubeAction>,
@@ -180,6 +185,8 @@ impl World {
             store_failing: None,
             own: Some(own_node()),
             kube_down: false,
+            blocks: BTreeMap::new(),
+            blocks_made: 0,
             kernel_queue: VecDeque::new(),
             store_queue: VecDeque::new(),
             kube_queue: VecDeque::new(),
@@ -212,6 +219,9 @@ impl World {
         self.kube(KubeEvent::NodesSynced);
         self.kube(KubeEvent::PodsReset);
         self.kube(KubeEvent::PodsSynced);
+        if self.config.ipam.pool.is_some() {
+            self.list_blocks();
+        }
         self.run();
     }
 
@@ -333,7 +343,11 @@ impl World {
             return false;
         };
         let (KubeAction::Publish { id, uid, .. } | KubeAction::ClearNetworkUnavailable { id, uid, .. }) =
-            action.clone();
+            action.clone()
+        else {
+            self.run_block(action);
+            return true;
+        };
         let own = self.own.as_mut().filter(|own| own.uid == uid && !self.kube_down);
         let written = own.is_some();
         let what = match action {
@@ -346,6 +360,7 @@ impl World {
                 own.into_iter().for_each(|own| own.network_unavailable = false);
                 "clear NetworkUnavailable"
             }
+            KubeAction::Block { .. } => unreachable!("carried out above"),
         };
         self.done
             .push(format!("{what} {}", if written { "done" } else { "failed" }));

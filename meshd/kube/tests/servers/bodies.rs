@@ -4,7 +4,8 @@ use crate::counted::counted;
 use crate::mirror::{Mirror, annotations};
 use crate::requests::answers;
 use crate::server::{NODES, PODS, Server};
-use meshd_model::AnnotationProblem;
+use meshd_core::BlockOp;
+use meshd_model::{AnnotationProblem, NodeUid};
 use meshd_translate::annotations::{LISTEN_PORT, PUBLIC_KEY};
 use serde_json::json;
 use std::time::Duration;
@@ -70,6 +71,64 @@ pub(crate) async fn everything_there_is_is_listed_and_then_followed(server: Serv
         "all of it was followed, none listed again"
     );
     mirror.ends_with_its_agent().await;
+}
+
+pub(crate) async fn a_block_is_claimed_by_one_node_given_back_and_deleted(server: Server) {
+    server.know_blocks().await;
+    let names = ["a", "b"].map(|n| server.name(n));
+    let uids = [
+        server.create_node(&names[0]).await,
+        server.create_node(&names[1]).await,
+    ];
+    let mut one = Mirror::of_pool(&server, &names[0]).await;
+    let mut two = Mirror::of_pool(&server, &names[1]).await;
+    one.until("the first list", |k| k.block_lists == 1).await;
+    for text in ["10.244.3.64/26", "fd00:244::40/122"] {
+        let cidr = text.parse().unwrap();
+        let claim = |n: usize| BlockOp::Claim {
+            uid: NodeUid(uids[n].clone()),
+        };
+        one.block(cidr, claim(0)).await.unwrap();
+        let late = two.block(cidr, claim(1)).await.unwrap_err();
+        assert_eq!(late.errno, Some(17), "{late:?}");
+        two.until("the block", |k| k.blocks.contains_key(&cidr)).await;
+        let block = two.known.blocks[&cidr].clone();
+        let owner = block.owner.unwrap();
+        assert_eq!((owner.node.0, owner.uid.0), (names[0].clone(), uids[0].clone()));
+        assert!(!block.released && block.created > 1_500_000_000);
+
+        let other = || "00000000-0000-0000-0000-000000000000".to_owned();
+        let object = block.object.clone();
+        one.block(cidr, BlockOp::Release { object: other() })
+            .await
+            .unwrap_err();
+        one.block(cidr, BlockOp::Delete { object: other() })
+            .await
+            .unwrap_err();
+        one.block(
+            cidr,
+            BlockOp::Release {
+                object: object.clone(),
+            },
+        )
+        .await
+        .unwrap();
+        two.until("the mark", |k| k.blocks[&cidr].released).await;
+        for _ in 0..2 {
+            one.block(
+                cidr,
+                BlockOp::Delete {
+                    object: object.clone(),
+                },
+            )
+            .await
+            .unwrap();
+        }
+        two.until("its end", |k| !k.blocks.contains_key(&cidr)).await;
+        assert_eq!(two.known.block_lists, 1);
+    }
+    one.ends_with_its_agent().await;
+    two.ends_with_its_agent().await;
 }
 
 pub(crate) async fn two_nodes_learn_of_each_other(server: Server) {

@@ -1,7 +1,8 @@
 //! The embedded API server on loopback.
 
-use meshd_apiserver::{ApiServer, Config, Request, Time};
+use meshd_apiserver::{ApiServer, Config, Request, Resource, Time};
 use meshd_apiserver_http::{Running, Shared, serve};
+use meshd_translate::blocks::{GROUP, KIND, PLURAL, VERSION};
 use serde_json::json;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
@@ -13,7 +14,9 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) async fn start() -> Self {
-        let shared = Shared::new(ApiServer::new(Config::default(), Time(0)));
+        let mut server = ApiServer::new(Config::default(), Time(0));
+        server.register(Resource::new(GROUP, VERSION, PLURAL, KIND));
+        let shared = Shared::new(server);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let running = serve(listener, shared.clone()).unwrap();
         Self { shared, running }

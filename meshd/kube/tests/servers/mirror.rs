@@ -1,11 +1,12 @@
 //! What an agent knows by its events, and nothing else: a mirror of what the API server holds.
 
 use crate::server::Server;
-use meshd_core::{ActionId, Failure, KubeAction, KubeEvent, Resource};
-use meshd_model::{NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodMeta, PodRef, PublicKey, Wall};
+use ipnetwork::IpNetwork;
+use meshd_core::{ActionId, BlockOp, Failure, KubeAction, KubeEvent, Resource};
+use meshd_model::{Block, NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodMeta, PodRef, PublicKey, Wall};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -16,18 +17,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Known {
     pub(crate) nodes: BTreeMap<String, NodeMeta>,
     pub(crate) pods: BTreeMap<String, PodRef>,
+    pub(crate) blocks: BTreeMap<IpNetwork, Block>,
     /// None until anything was told.
     pub(crate) own: Option<Option<OwnNode>>,
     pub(crate) reachable: bool,
     /// How many lists of Nodes were complete.
     pub(crate) node_lists: u32,
     pub(crate) pod_lists: u32,
+    pub(crate) block_lists: u32,
     /// How often the server was told to be unreachable.
     pub(crate) outages: u32,
     pub(crate) outcomes: BTreeMap<u64, Result<(), Failure>>,
     /// Objects that a list in progress has named.
     listed_nodes: Option<BTreeMap<String, NodeMeta>>,
     listed_pods: Option<BTreeMap<String, PodRef>>,
+    listed_blocks: Option<BTreeMap<IpNetwork, Block>>,
 }
 
 pub(crate) struct Mirror {
@@ -44,11 +48,24 @@ impl Mirror {
         Self::with(server.client().await, node)
     }
 
+    /// The same of a node in IPAM's pool mode.
+    pub(crate) async fn of_pool(server: &Server, node: &str) -> Self {
+        Self::start(server.client().await, node, true)
+    }
+
     /// The same with a client of one's own.
     pub(crate) fn with(client: kube::Client, node: &str) -> Self {
+        Self::start(client, node, false)
+    }
+
+    fn start(client: kube::Client, node: &str, blocks: bool) -> Self {
         let (tx, events) = mpsc::channel(2);
         let (actions, rx) = mpsc::channel(2);
-        let task = tokio::spawn(meshd_kube::run(client, node.into(), tx, rx));
+        let node = node.into();
+        let task = tokio::spawn(async move {
+            let (_sender, clients) = watch::channel(client);
+            meshd_kube::run_with(clients, node, blocks, tx, rx).await;
+        });
         Self {
             known: Known::default(),
             events,
@@ -132,6 +149,16 @@ impl Mirror {
         self.carry_out(generation, action).await
     }
 
+    /// Changes a block's object, and waits for what comes of it.
+    pub(crate) async fn block(&mut self, cidr: IpNetwork, op: BlockOp) -> Result<(), Failure> {
+        self.published += 1;
+        let generation = self.published;
+        let resource = Resource::Block(cidr);
+        let id = ActionId { resource, generation };
+        self.carry_out(generation, KubeAction::Block { id, cidr, op })
+            .await
+    }
+
     async fn carry_out(&mut self, generation: u64, action: KubeAction) -> Result<(), Failure> {
         self.actions.send(action).await.unwrap();
         self.until("an outcome", |k| k.outcomes.contains_key(&generation))
@@ -174,6 +201,16 @@ impl Known {
             KubeEvent::PodsSynced => {
                 self.pods = self.listed_pods.take().expect("Synced without Reset");
                 self.pod_lists += 1;
+            }
+            KubeEvent::BlocksReset => self.listed_blocks = Some(BTreeMap::new()),
+            KubeEvent::BlockApplied(block) => {
+                let blocks = self.listed_blocks.as_mut().unwrap_or(&mut self.blocks);
+                blocks.insert(block.cidr, block);
+            }
+            KubeEvent::BlockDeleted(cidr) => drop(self.blocks.remove(&cidr)),
+            KubeEvent::BlocksSynced => {
+                self.blocks = self.listed_blocks.take().expect("Synced without Reset");
+                self.block_lists += 1;
             }
             KubeEvent::Unreachable { message } => {
                 assert!(!message.is_empty() && message.len() < 1000, "{message}");

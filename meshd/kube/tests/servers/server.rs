@@ -5,6 +5,7 @@ use crate::proxy::Proxy;
 use kube::Client;
 use meshd_control_plane::ControlPlane;
 use meshd_kube::{Access, connect};
+use meshd_translate::blocks::{GROUP, PLURAL, VERSION};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -76,6 +77,30 @@ impl Server {
             Kind::Embedded(embedded) => embedded.forget_history(),
             Kind::Real(control_plane) => control_plane.forget_history(),
         }
+    }
+
+    /// Makes the kind of blocks known, as the chart does; the embedded server knows it.
+    pub(crate) async fn know_blocks(&self) {
+        let Kind::Real(_) = &self.kind else { return };
+        let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let template = include_str!("../../../../deploy/chart/templates/ipblocks.yaml");
+        let crd: String = template
+            .split("{{- if .Values.admissionPolicy.enabled }}")
+            .take(1)
+            .flat_map(|text| text.lines().filter(|line| !line.starts_with("{{- ")))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let crd: Value = serde_saphyr::from_str(&crd).unwrap();
+        let (status, answer) = self.ask("POST", crds, "application/json", &crd).await;
+        assert!(status == 200 || status == 409, "{answer}");
+        let list = format!("/apis/{GROUP}/{VERSION}/{PLURAL}");
+        for _ in 0..300 {
+            if self.ask("GET", &list, "", &Value::Null).await.0 == 200 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        panic!("the API server does not serve {list}");
     }
 
     pub(crate) fn prefix(&self) -> &str {
