@@ -6,6 +6,8 @@
 
 #[path = "policy/access.rs"]
 mod access;
+#[path = "policy/blocks.rs"]
+mod blocks;
 #[path = "policy/chart.rs"]
 mod chart;
 #[path = "policy/cluster.rs"]
@@ -26,7 +28,7 @@ macro_rules! bodies {
     ($($module:ident::$name:ident),+ $(,)?) => { [$((stringify!($name), |cluster| Box::pin($module::$name(cluster)))),+] };
 }
 
-const TRIALS: [(&str, Body); 13] = bodies![
+const TRIALS: [(&str, Body); 16] = bodies![
     trials::without_the_policies_anyone_with_the_right_writes_anything,
     trials::only_the_node_writes_its_annotations,
     trials::no_node_is_created_with_annotations,
@@ -37,6 +39,9 @@ const TRIALS: [(&str, Body); 13] = bodies![
     trials::what_uninstalls_takes_our_annotations_off_its_own_node_and_changes_nothing_else,
     trials::what_uninstalls_may_see_whether_meshd_is_installed,
     trials::the_daemon_publishes_under_the_policies,
+    blocks::a_block_is_what_its_name_says_and_stays_so,
+    blocks::only_the_node_claims_marks_and_deletes_its_blocks,
+    blocks::no_node_claims_the_block_of_another,
     access::the_servers_address_comes_from_the_kubelets_file_and_the_rights_from_the_token,
     access::the_servers_address_may_be_given,
     access::a_certificate_that_is_replaced_counts_at_once,

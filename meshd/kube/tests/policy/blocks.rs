@@ -75,7 +75,9 @@ pub(crate) async fn a_block_is_what_its_name_says_and_stays_so(cluster: Cluster)
         let answer = create(&cluster.admin, &bad).await;
         assert_eq!(answer.code, 422, "{what}: {}", answer.message());
     }
-    let long = json!({"metadata": {"name": "fd00-0-0-0-0-0-0-40-122"}, "spec": {"cidr": "fd00:0:0:0:0:0:0:40/122", "node": own}});
+    let mut long = good.clone();
+    long["metadata"]["name"] = "fd00-0-0-0-0-0-0-40-122".into();
+    long["spec"]["cidr"] = "fd00:0:0:0:0:0:0:40/122".into();
     let answer = create(&cluster.admin, &long).await;
     assert_eq!(answer.code, 422, "one block has one name: {}", answer.message());
     claim(&cluster, &cluster.admin, MINE, &own)
@@ -110,6 +112,8 @@ pub(crate) async fn only_the_node_claims_marks_and_deletes_its_blocks(cluster: C
     cluster
         .enforce_pool("meshd-ipblocks", || claim(&cluster, &unbound, THEIRS, &own))
         .await;
+    // Of the time before it was in force.
+    delete(&cluster.admin, THEIRS).await;
     let intruders = [
         ("another node's meshd", &neighbour),
         ("unbound", &unbound),

@@ -5,11 +5,17 @@ use serde_json::Value;
 
 pub(crate) const NAMESPACE: &str = "kube-system";
 pub(crate) const ACCOUNT: &str = "meshd";
+const POLICY: &str = include_str!("../../../../deploy/chart/templates/admission-policy.yaml");
+const ACCOUNT_POLICY: &str = include_str!("../../../../deploy/chart/templates/_account-policy.tpl");
+const BLOCKS: &str = include_str!("../../../../deploy/chart/templates/ipblocks.yaml");
 /// Account, role and policy of what takes meshd off the nodes.
 pub(crate) const UNINSTALL: &str = "meshd-uninstall";
 
 pub(crate) fn rights() -> Vec<Value> {
-    let agent = objects(include_str!("../../../../deploy/chart/templates/rbac.yaml"));
+    let agent = objects(
+        include_str!("../../../../deploy/chart/templates/rbac.yaml"),
+        Ipam::Pool,
+    );
     let kinds = [
         "ServiceAccount",
         "ClusterRole",
@@ -20,14 +26,31 @@ pub(crate) fn rights() -> Vec<Value> {
     agent.into_iter().chain(uninstall(&kinds)).collect()
 }
 
-pub(crate) fn policies() -> Vec<Value> {
-    let templates = [
-        include_str!("../../../../deploy/chart/templates/admission-policy.yaml"),
-        include_str!("../../../../deploy/chart/templates/_account-policy.tpl"),
-    ];
-    let kinds = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
-    let agent = templates.into_iter().flat_map(objects);
-    agent.chain(uninstall(&kinds)).collect()
+/// Where nodes' pod CIDRs come from, as the chart is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ipam {
+    Kubernetes,
+    Pool,
+}
+
+const POLICY_KINDS: [&str; 2] = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"];
+
+pub(crate) fn policies(ipam: Ipam) -> Vec<Value> {
+    let templates: &[&str] = match ipam {
+        Ipam::Kubernetes => &[POLICY, ACCOUNT_POLICY],
+        Ipam::Pool => &[POLICY, ACCOUNT_POLICY, BLOCKS],
+    };
+    let mut agent: Vec<Value> = templates.iter().flat_map(|text| objects(text, ipam)).collect();
+    agent.retain(|object| POLICY_KINDS.iter().any(|kind| object["kind"] == *kind));
+    agent.into_iter().chain(uninstall(&POLICY_KINDS)).collect()
+}
+
+/// The kind of blocks' objects.
+pub(crate) fn custom_resource() -> Value {
+    let mut objects = objects(BLOCKS, Ipam::Pool).into_iter();
+    objects
+        .find(|object| object["kind"] == "CustomResourceDefinition")
+        .unwrap()
 }
 
 fn uninstall(kinds: &[&str]) -> Vec<Value> {
@@ -46,7 +69,11 @@ pub(crate) fn daemon_set() -> Value {
     sets.find(|set| set["metadata"]["name"] == "meshd").unwrap()
 }
 
-fn objects(template: &str) -> Vec<Value> {
+fn objects(template: &str, ipam: Ipam) -> Vec<Value> {
+    let mode = match ipam {
+        Ipam::Kubernetes => "kubernetes",
+        Ipam::Pool => "pool",
+    };
     // A heading's comment goes with its end.
     let template = template.split_once("*/ -}}").map_or(template, |(_, rest)| rest);
     let text: String = template
@@ -58,6 +85,9 @@ fn objects(template: &str) -> Vec<Value> {
                 .replace("{{ .namespace }}", NAMESPACE)
                 .replace("{{ .account }}", ACCOUNT)
                 .replace("{{ .name }}", "meshd-account")
+                .replace("{{ .Values.config.ipam.mode }}", mode)
+                .replace("{{ .Values.config.ipam.block_size_ipv4 }}", "26")
+                .replace("{{ .Values.config.ipam.block_size_ipv6 }}", "122")
                 + "\n"
         })
         .collect();

@@ -1,6 +1,6 @@
 //! A cluster with the chart's rights, and those who try to write its Nodes.
 
-use crate::chart::{self, ACCOUNT, NAMESPACE, UNINSTALL};
+use crate::chart::{self, ACCOUNT, Ipam, NAMESPACE, UNINSTALL};
 use kube::Client;
 use meshd_control_plane::ControlPlane;
 use meshd_kube::{Access, connect};
@@ -91,11 +91,12 @@ impl Cluster {
 
     /// Puts one of the policies in force; it is when it refuses what it must, tried without changing anything.
     pub(crate) async fn enforce(&self, policy: &str) {
-        for object in chart::policies() {
-            if object["metadata"]["name"] == policy {
-                self.apply(&object).await;
-            }
-        }
+        self.enforce_as(policy, Ipam::Kubernetes).await;
+    }
+
+    /// The same, as the chart has it for this mode.
+    pub(crate) async fn enforce_as(&self, policy: &str, ipam: Ipam) {
+        self.apply_policy(policy, ipam).await;
         let probe = self.node(&format!("probe-{policy}")).await;
         let account = if policy == UNINSTALL { UNINSTALL } else { ACCOUNT };
         let unbound = json!({ "token": self.token_as(account, &Value::Null).await });
@@ -117,9 +118,31 @@ impl Cluster {
         }
     }
 
+    /// Puts a policy of the pool mode in force, which it is when it refuses this.
+    pub(crate) async fn enforce_pool(&self, policy: &str, probe: impl AsyncFn() -> Answer) {
+        self.apply_policy(policy, Ipam::Pool).await;
+        let begin = Instant::now();
+        loop {
+            let answer = probe().await;
+            if answer.code == 403 && answer.message().contains(policy) {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{policy} is not in force: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn apply_policy(&self, policy: &str, ipam: Ipam) {
+        for object in chart::policies(ipam) {
+            if object["metadata"]["name"] == policy {
+                self.apply(&object).await;
+            }
+        }
+    }
+
     /// Until they are out of force: the trials share the server.
     async fn remove_policies(&self) {
-        for object in chart::policies() {
+        for object in chart::policies(Ipam::Pool) {
             ask(&self.admin, "DELETE", &path_of(&object), "", &Value::Null).await;
         }
         let probe = self.node("free").await;
