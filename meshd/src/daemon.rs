@@ -4,6 +4,7 @@ use crate::clock::{self, SystemClock};
 use crate::cni_files::Keeper;
 use crate::drivers::{HANDLE, start_kernel, start_kube, start_store};
 use crate::key;
+use crate::metrics::{self, Calls};
 use crate::own_address;
 use crate::record::{Options, Recorder};
 use crate::run::{Loop, Ports};
@@ -49,13 +50,17 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     };
     let config = settings.agent_config(identity);
     // The socket first: where another daemon is alive, nothing of the node is touched.
-    let listener = Listener::bind(&settings.socket)?;
+    let calls = Calls::default();
+    let listener = Listener::bind(&settings.socket)?.counting(calls.clone());
     let (kernel, kernel_task) = start_kernel(settings, key).context("cannot reach the node's kernel")?;
     let store = start_store(&settings.state_dir).context("cannot start the store's thread")?;
     let moved = Arc::new(Notify::new());
     let kube = start_kube(settings, moved.clone()).await?;
     let (requests, socket) = mpsc::channel::<SocketMessage>(REQUESTS);
     let has_noted = listener.has_noted();
+    if let Some(address) = settings.metrics_listen {
+        tokio::spawn(metrics::run(address, calls, requests.clone()));
+    }
     let listener_task = tokio::spawn(listener.run(requests));
     let ports = Ports {
         kube,

@@ -20,6 +20,7 @@ pub mod key;
 pub mod limit;
 pub mod log;
 pub mod memory;
+pub mod metrics;
 pub mod own_address;
 pub mod record;
 pub mod run;

@@ -12,7 +12,7 @@ use crate::limit::RateLimit;
 use crate::record::Recorder;
 use crate::socket::{Reply, SocketMessage};
 use meshd_core::{
-    Action, CniAction, CniEvent, Event, KernelAction, KernelEvent, KubeAction, KubeEvent, NodeAgent,
+    Action, CniAction, CniEvent, Event, KernelAction, KernelEvent, KubeAction, KubeEvent, NodeAgent, Numbers,
     RequestId, Resource, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{CniError, code};
@@ -236,6 +236,10 @@ impl<C: Clock> Loop<C> {
                 let _ = reply.send(self.status(now));
                 return Ok(());
             }
+            Input::Socket(SocketMessage::Numbers(reply)) => {
+                let _ = reply.send(self.numbers(now));
+                return Ok(());
+            }
             Input::Socket(SocketMessage::Ready(reply)) => {
                 let _ = reply.send(self.not_ready());
                 return Ok(());
@@ -336,6 +340,15 @@ impl<C: Clock> Loop<C> {
                 details: problem.remedy.clone(),
             }),
             None => self.agent.cni_status(),
+        }
+    }
+
+    fn numbers(&self, now: Now) -> Numbers {
+        let numbers = self.agent.numbers(now);
+        Numbers {
+            ready: self.not_ready().is_none(),
+            problems: self.status(now).problems.len() as u64,
+            ..numbers
         }
     }
 

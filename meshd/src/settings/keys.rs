@@ -65,6 +65,10 @@ pub const KEYS: &[Key] = &[
         doc: "Seconds between two observations of the node's kernel, after which differences are repaired; 5 to 3600. Default: 60.",
     },
     Key {
+        path: "metrics_listen",
+        doc: "ADDRESS:PORT at which a Prometheus server reads metrics, by HTTP at /metrics, without authentication: they are numbers only, and name no pod. Default: none, nothing listens.",
+    },
+    Key {
         path: "wireguard.mode",
         doc: "What carries the tunnel: auto (the kernel's WireGuard where it is there, meshd-wg otherwise), kernel or userspace. Default: auto.",
     },

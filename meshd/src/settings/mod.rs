@@ -16,6 +16,7 @@ mod tests;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use value::{EndpointChoice, IpamMode, LogFormat, MarkText, WireguardMode};
 
@@ -57,6 +58,8 @@ pub struct Settings {
     pub node_cidrs: Vec<IpNetwork>,
     /// Seconds between two observations of the kernel.
     pub resync_seconds: u64,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// The tunnel.
     pub wireguard: Wireguard,
     /// Pods and their addresses.
@@ -89,6 +92,7 @@ impl Default for Settings {
             node_cidr_mask_size_ipv6: None,
             node_cidrs: Vec::new(),
             resync_seconds: 60,
+            metrics_listen: None,
             wireguard: Wireguard::default(),
             pods: Pods::default(),
             ipam: Ipam::default(),

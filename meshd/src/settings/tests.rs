@@ -161,6 +161,7 @@ fn what_is_printed_reads_back_the_same_and_documents_every_key() {
     settings.kubeconfig = Some("/k".into());
     settings.api_server = Some("api:6443".into());
     settings.api_server_from = Some("/f".into());
+    settings.metrics_listen = Some("[::1]:9490".parse().unwrap());
     settings.node_cidr_mask_size_ipv4 = Some(24);
     settings.node_cidr_mask_size_ipv6 = Some(64);
     settings.wireguard.mtu = Some(1400);

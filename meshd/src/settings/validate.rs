@@ -200,6 +200,9 @@ impl Settings {
     }
 
     fn check_numbers(&self, problems: &mut Problems) {
+        problems.check(self.metrics_listen.is_none_or(|at| at.port() != 0), || {
+            "metrics_listen needs a port, 1 to 65535, or nobody could find it".into()
+        });
         let recording = &self.recording;
         for (key, value, low, high) in [
             ("resync_seconds", self.resync_seconds, 5, 3600),

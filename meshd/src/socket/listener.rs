@@ -4,6 +4,7 @@ use super::SocketMessage;
 use super::notes::{self, Notes};
 use super::session::{Asked, refuse, serve};
 use crate::limit::RateLimit;
+use crate::metrics::Calls;
 use meshd_model::AttachmentId;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -52,6 +53,7 @@ pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     connections: u32,
+    calls: Calls,
     notes: Notes,
     noted: Vec<AttachmentId>,
 }
@@ -94,6 +96,7 @@ impl Listener {
             notes,
             path: path.to_owned(),
             connections: CONNECTIONS_MAX,
+            calls: Calls::default(),
         })
     }
 
@@ -101,6 +104,13 @@ impl Listener {
     #[must_use]
     pub fn with_connections(mut self, most: u32) -> Self {
         self.connections = most;
+        self
+    }
+
+    /// Counts and times the runtime's calls there.
+    #[must_use]
+    pub fn counting(mut self, calls: Calls) -> Self {
+        self.calls = calls;
         self
     }
 
@@ -127,6 +137,7 @@ impl Listener {
             events: events.clone(),
             ids,
             notes: self.notes.clone(),
+            calls: self.calls.clone(),
         };
         let mut limit = RateLimit::new(Duration::from_secs(10));
         loop {

@@ -9,7 +9,7 @@ mod session;
 
 pub mod client;
 
-use meshd_core::{CniCall, RequestId};
+use meshd_core::{CniCall, Numbers, RequestId};
 use meshd_model::Boot;
 use meshd_model::cni::{Added, CniError};
 use meshd_model::status::Status;
@@ -41,6 +41,8 @@ pub enum SocketMessage {
     Look(oneshot::Sender<()>),
     /// The status is asked for.
     Status(oneshot::Sender<Status>),
+    /// Whoever reads the metrics asks for the agent in numbers.
+    Numbers(oneshot::Sender<Numbers>),
     /// A probe asks what ADD lacks to succeed.
     Ready(oneshot::Sender<Option<String>>),
     /// Every deletion that was noted before the start was tried.

@@ -3,6 +3,7 @@
 use super::notes::Notes;
 use super::{Reply, SocketMessage};
 use crate::clock;
+use crate::metrics::{Calls, verb};
 use meshd_core::{CniCall, RequestId};
 use meshd_model::cni::{Call, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Response, code};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,6 +34,7 @@ pub(super) struct Asked {
     /// The number of the next request.
     pub(super) ids: Arc<AtomicU64>,
     pub(super) notes: Notes,
+    pub(super) calls: Calls,
 }
 
 /// Serves one connection.
@@ -41,10 +43,15 @@ pub(super) async fn serve(mut stream: UnixStream, asked: Asked) {
         Err(_) => decode_error("the request did not come within 10 s", "send one line of JSON"),
         // It went away without a word.
         Ok(Ok(None)) => return,
-        Ok(Ok(Some(request))) => match answer(&mut stream, request, &asked).await {
-            Some(response) => response,
-            None => return,
-        },
+        Ok(Ok(Some(request))) => {
+            let (begun, verb) = (Instant::now(), verb(&request.call));
+            let response = answer(&mut stream, request, &asked).await;
+            asked.calls.ended(verb, response.as_ref(), begun.elapsed());
+            match response {
+                Some(response) => response,
+                None => return,
+            }
+        }
         Ok(Err(error)) => Response::Error(error),
     };
     respond(&mut stream, &response).await;
@@ -123,7 +130,9 @@ fn parse(line: &[u8]) -> Result<Request, CniError> {
 
 /// Asks the event loop and waits, for the answer, the deadline, or the caller to go away: then there is none.
 async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Option<Response> {
-    let Asked { events, ids, notes } = asked;
+    let Asked {
+        events, ids, notes, ..
+    } = asked;
     let wait = Duration::from_millis(request.deadline_ms).min(DEADLINE_MAX);
     let call = match request.call {
         Call::Status => return Some(status(events, wait).await),

@@ -16,6 +16,7 @@ mod chart;
 )]
 #[path = "../../kube/tests/policy/cluster.rs"]
 mod cluster;
+mod metrics;
 mod node;
 
 use meshd_apiserver::{ApiServer, Config, Time};
