@@ -97,6 +97,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         "meshd-fuzz-targets",
         &["meshd-model", "meshd-cni", "meshd-ipam-store", "meshd-translate"],
     ),
+    (
+        "meshd-soak",
+        &[
+            "meshd-model",
+            "meshd-lab",
+            "meshd-apiserver",
+            "meshd-apiserver-http",
+        ],
+    ),
     ("meshd-workspace-tests", &[]),
 ];
 
