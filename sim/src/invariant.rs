@@ -1,11 +1,14 @@
 //! What must hold at every moment, checked where it could first break.
 
+use crate::client::blocks;
 use crate::sim::Sim;
 use ipnetwork::IpNetwork;
-use meshd_core::KernelOp;
+use meshd_apiserver::Request;
+use meshd_core::{KernelOp, Pool};
 use meshd_model::kernel::{Peer, PodLink};
-use meshd_model::net::overlaps;
-use meshd_model::{Lease, PublicKey};
+use meshd_model::net::{Family, canonical, overlaps};
+use meshd_model::{Lease, LeasePhase, PublicKey, block};
+use meshd_translate::blocks::RELEASED;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -48,6 +51,41 @@ impl Sim {
             ))
         });
         self.check(node, twice);
+        let foreign = self
+            .config
+            .pool
+            .clone()
+            .and_then(|pool| self.not_its_block(node, lease, &pool));
+        self.check(node, foreign);
+    }
+
+    /// In IPAM's pool mode: an address that is handed out and lies in no block that this node has at the API server.
+    fn not_its_block(&mut self, node: usize, lease: &Lease, pool: &Pool) -> Option<String> {
+        if lease.phase != LeasePhase::Adding {
+            return None;
+        }
+        let now = self.api_time();
+        let name = self.nodes[node].name.0.clone();
+        lease.addresses.iter().find_map(|address| {
+            let size = pool.block_sizes.get(&Family::of(*address))?;
+            let block = canonical(IpNetwork::new(*address, *size).ok()?);
+            let path = format!("{}/{}", blocks().collection(""), block::name(block));
+            let answer = self
+                .cluster
+                .server
+                .handle(now, Request::get(path))
+                .response()
+                .body
+                .to_value();
+            let released = !answer["metadata"]["annotations"][RELEASED].is_null();
+            let own = answer["spec"]["node"] == name.as_str() && !released;
+            (!own).then(|| {
+                format!(
+                    "{address} is leased to {} out of {block}, which is: {answer}",
+                    lease.id
+                )
+            })
+        })
     }
 
     fn other_link(&self, node: usize, link: &PodLink, address: IpAddr) -> Option<String> {

@@ -39,6 +39,9 @@ impl ApiServer {
         if resource.is("pods") {
             return Ok(write.respond(200, change.gone().unwrap_or(&old)));
         }
+        if resource.is("nodes") {
+            self.collect_owned(meta(&old.object, "uid").unwrap_or_default());
+        }
         let mut details = resource.details(&key.name);
         details["uid"] = meta(&old.object, "uid").unwrap_or_default().into();
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
@@ -72,6 +75,22 @@ impl ApiServer {
             new["metadata"]["generation"] = (generation + 1).into();
         }
         self.commit(table, key.clone(), Some(new)).after.clone()
+    }
+
+    /// As the garbage collector does, of objects outside of namespaces: what a Node owned goes with it.
+    fn collect_owned(&mut self, uid: &str) {
+        let cluster_wide = (0..self.resources.len()).filter(|t| !self.resources[*t].namespaced);
+        for table in cluster_wide.collect::<Vec<_>>() {
+            let owned = self
+                .store
+                .table(table)
+                .iter()
+                .filter(|(_, s)| is_owned(&s.object, uid));
+            let keys: Vec<Key> = owned.map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                self.commit(table, key, None);
+            }
+        }
     }
 
     fn empty_namespace(&mut self, namespace: &str) {
@@ -111,6 +130,11 @@ impl ApiServer {
             body: Body::Object(Arc::new(status)),
         })
     }
+}
+
+fn is_owned(object: &Value, uid: &str) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid))
 }
 
 /// `DeleteOptions`, from the body or the query.

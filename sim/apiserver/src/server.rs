@@ -27,7 +27,8 @@ const WATCHES_MAX: usize = 20_000;
 ///
 /// Where it differs from kube-apiserver: there are no users and no admission; only Nodes, Pods and Namespaces have
 /// behaviour of their own; lists in objects are owned whole by field managers; no controllers run, save that a
-/// deleted Namespace takes its objects along and, if so configured, that new Nodes are given pod CIDRs.
+/// deleted Namespace takes its objects along, a deleted Node the cluster-wide objects that it owns, and, if so configured,
+/// that new Nodes are given pod CIDRs.
 #[derive(Debug)]
 pub struct ApiServer {
     pub(crate) resources: Vec<Resource>,

@@ -68,11 +68,19 @@ impl NodeAgent {
     /// Whether so much is free without it that it would not be missed soon.
     fn can_spare(&self, now: Boot, cidr: IpNetwork) -> bool {
         let family = Family::of(cidr.network());
-        let bits = if family == Family::V4 { 32 } else { 128 };
+        // Network address, the node's own, and in IPv4 the broadcast address are no pod's.
+        let (bits, nobodys) = match family {
+            Family::V4 => (32, 3),
+            Family::V6 => (128, 2),
+        };
         let size = 1_u128
             .checked_shl(bits - u32::from(cidr.prefix()))
             .unwrap_or(u128::MAX);
-        let inside = if self.is_in_ranges(cidr) { size } else { 0 };
+        let inside = if self.is_in_ranges(cidr) {
+            size - nobodys
+        } else {
+            0
+        };
         let left = self
             .attachments
             .allocator
