@@ -8,7 +8,7 @@ use crate::plugin::{Call, Outcome, Plugin, addresses};
 use crate::random::{Random, seed};
 use crate::sandbox::Sandbox;
 use crate::{Common, ping, remains};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use meshd_model::cni::code;
 use serde_json::{Value, json};
@@ -229,16 +229,23 @@ impl Crash<'_> {
         Ok(count)
     }
 
-    /// The daemon is traced from before the call, and killed at the stop, or after the answer.
+    /// The daemon is traced from before the call, and killed at the stop, or after the answer. It is started again while
+    /// the plugin still waits for it.
     fn kill_daemon(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, u64)> {
         let pid = self.place.pid().context("meshd does not run")?;
         let mut tracer = Tracer::of(pid, at)?;
-        let outcome = victim.call(self.place, vec![self.place.plugin()], verb)?;
-        let count = tracer.end()?;
-        self.place.kill()?;
-        self.place.start()?;
-        self.place.until_ready()?;
-        Ok((outcome, count))
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| victim.call(self.place, vec![self.place.plugin()], verb));
+            while !call.is_finished() && !self.place.has_ended()? {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let count = tracer.end()?;
+            self.place.kill()?;
+            self.place.start()?;
+            self.place.until_ready()?;
+            let outcome = call.join().map_err(|_| anyhow!("the plugin's thread has panicked"))??;
+            Ok((outcome, count))
+        })
     }
 
     fn kill_plugin(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, u64)> {

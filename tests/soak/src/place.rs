@@ -150,7 +150,16 @@ impl Place {
         daemon.as_ref().map(Child::id)
     }
 
-    /// `kill -9`; whether somebody else has killed it before.
+    /// Whether the daemon was killed by somebody else.
+    pub(crate) fn has_ended(&self) -> Result<bool> {
+        let mut daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        match daemon.as_mut() {
+            Some(daemon) => Ok(daemon.try_wait().context("look at meshd")?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    /// `kill -9`, also of one that was killed before; an error where it has ended by itself.
     pub(crate) fn kill(&self) -> Result<()> {
         let daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut daemon) = daemon else { return Ok(()) };
