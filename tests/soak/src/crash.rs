@@ -4,18 +4,18 @@
 //! runtime's retry works; an address has one route; after DEL of all, everything is as it was before.
 
 use crate::place::Place;
-use crate::plugin::{Call, Outcome, Plugin, addresses};
+use crate::plugin::{Call, Outcome, Plugin, addresses, traced};
 use crate::random::{Random, seed};
 use crate::sandbox::Sandbox;
-use crate::{Common, ping, remains};
+use crate::{Common, ping, remains, store};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use meshd_model::cni::code;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     crash.neighbour.add(&place)?;
     crash.before = remains::lines(&place)?;
     let mut told = Vec::new();
+    if options.only.is_none() {
+        let stops = store::walk(&place.path(""))?;
+        told.push(json!({"walk": "store", "stops": stops, "killed_at": stops}));
+        if !options.common.json {
+            println!("store: {stops} stops, killed at each, nothing lost");
+        }
+    }
     for walk in Walk::value_variants() {
         if options.only.is_none_or(|only| only == *walk) {
             let (stops, taken) = crash.walk(*walk, options, &mut random).with_context(|| {
@@ -125,7 +132,7 @@ impl Pod {
         })
     }
 
-    fn call(&self, place: &Place, command: Vec<&Path>, verb: &str) -> Result<Outcome> {
+    fn call(&self, place: &Place, command: Vec<OsString>, verb: &str) -> Result<Outcome> {
         let plugin = Plugin {
             command,
             socket: &place.socket(),
@@ -145,7 +152,7 @@ impl Pod {
     fn until(&self, place: &Place, verb: &str) -> Result<Value> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.call(place, vec![place.plugin()], verb)? {
+            match self.call(place, vec![place.plugin().into()], verb)? {
                 Outcome::Done(result) => return Ok(result),
                 Outcome::Error(found, said)
                     if found != u64::from(code::TRY_AGAIN) || Instant::now() > end =>
@@ -235,7 +242,7 @@ impl Crash<'_> {
         let pid = self.place.pid().context("meshd does not run")?;
         let mut tracer = Tracer::of(pid, at)?;
         std::thread::scope(|scope| {
-            let call = scope.spawn(|| victim.call(self.place, vec![self.place.plugin()], verb));
+            let call = scope.spawn(|| victim.call(self.place, vec![self.place.plugin().into()], verb));
             while !call.is_finished() && !self.place.has_ended()? {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -243,7 +250,9 @@ impl Crash<'_> {
             self.place.kill()?;
             self.place.start()?;
             self.place.until_ready()?;
-            let outcome = call.join().map_err(|_| anyhow!("the plugin's thread has panicked"))??;
+            let outcome = call
+                .join()
+                .map_err(|_| anyhow!("the plugin's thread has panicked"))??;
             Ok((outcome, count))
         })
     }
@@ -251,18 +260,9 @@ impl Crash<'_> {
     fn kill_plugin(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, u64)> {
         let own = std::env::current_exe().context("find this program")?;
         let count = self.place.path("count");
-        let at = format!("--at={at}");
-        let into = format!("--count={}", count.display());
-        let plugin = self.place.plugin();
-        let command = [
-            &own,
-            Path::new("trace"),
-            Path::new(&at),
-            Path::new(&into),
-            Path::new("--"),
-            plugin,
-        ];
-        let outcome = victim.call(self.place, command.to_vec(), verb)?;
+        let mut command = traced(&own, at, &count);
+        command.push(self.place.plugin().into());
+        let outcome = victim.call(self.place, command, verb)?;
         let count = std::fs::read_to_string(count).context("read the count of system calls")?;
         Ok((outcome, count.parse()?))
     }
@@ -300,7 +300,7 @@ impl Crash<'_> {
     fn add_again(&self, victim: &mut Pod) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            match victim.call(self.place, vec![self.place.plugin()], "ADD")? {
+            match victim.call(self.place, vec![self.place.plugin().into()], "ADD")? {
                 Outcome::Done(result) => {
                     victim.addresses = addresses(&result);
                     return Ok(());

@@ -8,6 +8,7 @@
 //! live      which address belongs to whom, checked at each answer
 //! cni       many at once, with kill -9 and namespaces that vanish
 //! crash     one at a time, killed at each system call in turn
+//! store     the lease store alone
 //! trace     the tracer that counts system calls and kills
 //! ```
 //!
@@ -22,6 +23,7 @@ mod plugin;
 mod random;
 mod remains;
 mod sandbox;
+mod store;
 mod trace;
 
 use anyhow::Context;
@@ -47,6 +49,9 @@ enum What {
     /// Counts a process's system calls and kills it at one of them.
     #[command(hide = true)]
     Trace(trace::Options),
+    /// Changes a lease store, to be killed meanwhile.
+    #[command(hide = true)]
+    Store(store::Options),
 }
 
 /// What all need.
@@ -79,6 +84,7 @@ fn main() -> ExitCode {
 fn begin() -> anyhow::Result<()> {
     match Args::parse().what {
         What::Trace(options) => trace::run(&options),
+        What::Store(options) => store::change(&options),
         What::Cni(options) => {
             isolate()?;
             cni::run(&options)

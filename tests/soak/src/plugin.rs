@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::Path;
@@ -38,7 +39,7 @@ pub(crate) enum Outcome {
 /// The plugin, and the daemon that it is to ask.
 pub(crate) struct Plugin<'a> {
     /// With its arguments; more than one where a tracer starts it.
-    pub(crate) command: Vec<&'a Path>,
+    pub(crate) command: Vec<OsString>,
     pub(crate) socket: &'a Path,
 }
 
@@ -50,7 +51,7 @@ impl Plugin<'_> {
         if let Some(previous) = call.previous {
             configuration["prevResult"] = previous.clone();
         }
-        let mut command = Command::new(self.command[0]);
+        let mut command = Command::new(&self.command[0]);
         command
             .args(&self.command[1..])
             .env_clear()
@@ -94,6 +95,17 @@ impl Plugin<'_> {
         };
         Ok((outcome, took))
     }
+}
+
+/// The beginning of a command that this program is to trace and to kill at a stop; the count of stops goes into a file.
+pub(crate) fn traced(own: &Path, at: u64, count: &Path) -> Vec<OsString> {
+    vec![
+        own.into(),
+        "trace".into(),
+        format!("--at={at}").into(),
+        format!("--count={}", count.display()).into(),
+        "--".into(),
+    ]
 }
 
 /// The pod's addresses in a result of ADD.

@@ -13,8 +13,11 @@ fn soak(arguments: &[&str]) -> Option<Output> {
     let own = Path::new(env!("CARGO_BIN_EXE_meshd-soak"));
     let is_dev = own.parent().is_some_and(|folder| folder.ends_with("debug"));
     let profile = if is_dev { "dev" } else { "release" };
-    let programs =
-        meshd_programs::build("build", &["--quiet", "--workspace", "--bins", "--profile", profile]).unwrap();
+    let programs = meshd_programs::build(
+        "build",
+        &["--quiet", "--workspace", "--bins", "--profile", profile],
+    )
+    .unwrap();
     let output = Command::new(own)
         .args(arguments)
         .arg("--bin")
@@ -52,7 +55,7 @@ fn killed_at_a_system_call_of_add_and_del_nothing_is_lost() {
     };
     let figures: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let walks = figures["walks"].as_array().unwrap();
-    assert_eq!(walks.len(), 4, "{figures}");
+    assert_eq!(walks.len(), 5, "{figures}");
     for walk in walks {
         assert!(walk["killed_at"].as_u64() > Some(0), "{figures}");
         assert!(walk["stops"].as_u64() > Some(50), "{figures}");

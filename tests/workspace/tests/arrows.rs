@@ -101,6 +101,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "meshd-soak",
         &[
             "meshd-model",
+            "meshd-ipam-store",
             "meshd-lab",
             "meshd-apiserver",
             "meshd-apiserver-http",

@@ -77,7 +77,7 @@ impl<'a> Worker<'a> {
 
     fn call(&mut self, call: Call<'_>) -> Result<Outcome> {
         let plugin = Plugin {
-            command: vec![self.soak.place.plugin()],
+            command: vec![self.soak.place.plugin().into()],
             socket: &self.soak.place.socket(),
         };
         let kill_after = self
