@@ -1,5 +1,7 @@
 //! Notices that something changed by another hand: netlink multicast, and the device's process going away.
 
+mod stir;
+
 use crate::config::DriverConfig;
 use crate::device::UapiClient;
 use crate::error::{Context, Result};
@@ -54,7 +56,8 @@ impl Watcher {
     pub(crate) fn start(config: &DriverConfig, own: (Vec<u32>, u32)) -> Result<Self> {
         let change = Arc::new(Notify::new());
         let urgent = Arc::new(Notify::new());
-        let notes = |urgent: &Arc<Notify>| Notes {
+        let notes = |is_route, urgent: &Arc<Notify>| Notes {
+            is_route,
             change: change.clone(),
             urgent: urgent.clone(),
         };
@@ -63,8 +66,8 @@ impl Watcher {
         let client = UapiClient::new(config);
         let tasks = vec![
             // Of routes, nothing is urgent.
-            tokio::spawn(watch_netlink(route, own.0, notes(&change))),
-            tokio::spawn(watch_netlink(nftables, vec![own.1], notes(&urgent))),
+            tokio::spawn(watch_netlink(route, own.0, notes(true, &change))),
+            tokio::spawn(watch_netlink(nftables, vec![own.1], notes(false, &urgent))),
             tokio::spawn(watch_device(client, change.clone())),
         ];
         Ok(Self {
@@ -115,6 +118,8 @@ async fn after(note: &Notify, settle: Duration, moment: Instant) {
 
 /// Where changes are noted.
 struct Notes {
+    /// Whether it is rtnetlink that is listened to.
+    is_route: bool,
     change: Arc<Notify>,
     urgent: Arc<Notify>,
 }
@@ -144,12 +149,14 @@ fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 async fn watch_netlink(socket: AsyncFd<OwnedFd>, own: Vec<u32>, notes: Notes) {
     let mut buffer = vec![0; 32 << 10];
+    let is_route = notes.is_route;
     loop {
         let Ok(mut ready) = socket.readable().await else {
             return;
         };
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) if buffer.get(..length).is_some_and(|b| only_from(b, &own)) => {}
+            Ok(length) if is_route && buffer.get(..length).is_some_and(stir::is_all) => {}
             Ok(length) if buffer.get(..length).is_some_and(names_our_table) => notes.urgent.notify_one(),
             // Messages that the kernel had to drop are news as well.
             Ok(_) | Err(Errno::ENOBUFS) => notes.change.notify_one(),
