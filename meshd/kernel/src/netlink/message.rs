@@ -229,8 +229,9 @@ pub(crate) fn neighbour(index: u32, address: IpAddr, mac: MacAddr) -> MessageBui
     let mut message = MessageBuilder::new(NEWNEIGH, REQUEST | ACK | CREATE | REPLACE);
     message.append_bytes(&[family(address), 0, 0, 0]);
     message.append_bytes(&index.to_ne_bytes());
-    message.append_bytes(&NUD_PERMANENT.to_ne_bytes());
-    message.append_bytes(&[0, 0]);
+    // State (16 bits), flags and type: nlink's builder pads what it is given to 4 bytes.
+    let [a, b] = NUD_PERMANENT.to_ne_bytes();
+    message.append_bytes(&[a, b, 0, 0]);
     message.append_attr(NDA_DST, &octets(address));
     message.append_attr(NDA_LLADDR, &mac.0);
     message
