@@ -1,5 +1,6 @@
 //! Many pods at once, while everything that can be killed is.
 
+mod gc;
 mod report;
 mod worker;
 
@@ -9,8 +10,9 @@ use crate::random::{Random, seed};
 use crate::{Common, remains};
 use anyhow::{Result, bail};
 use report::Report;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use worker::Worker;
 
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// Pods to add and delete.
     #[arg(long, default_value_t = 100_000)]
     count: u64,
+    /// Ends after so many seconds, however many pods that were; 0 for no such end.
+    #[arg(long, default_value_t = 0)]
+    seconds: u64,
     /// How many are worked on at once.
     #[arg(long, default_value_t = 8)]
     workers: u64,
@@ -44,6 +49,12 @@ pub(crate) struct Options {
     /// Pods of a thousand whose namespace goes before its time.
     #[arg(long, default_value_t = 100)]
     vanish: u64,
+    /// Pods of a thousand that their runtime forgets without a DEL: GC is to find them.
+    #[arg(long, default_value_t = 20)]
+    forget: u64,
+    /// How often of a thousand times a worker asks for a GC after an ADD.
+    #[arg(long, default_value_t = 5)]
+    gc: u64,
     /// Seconds that a freed address rests.
     #[arg(long, default_value_t = 1)]
     rest: u32,
@@ -54,6 +65,10 @@ pub(crate) struct Soak<'a> {
     pub(crate) options: &'a Options,
     pub(crate) place: &'a Place,
     pub(crate) live: Live,
+    /// The containers that GC is to let be: from before ADD until after DEL.
+    valid: Mutex<BTreeSet<String>>,
+    /// Read by each call of the plugin, and written by GC.
+    pub(crate) turns: RwLock<()>,
     pub(crate) next: AtomicU64,
     pub(crate) report: Report,
     violations: Mutex<Vec<String>>,
@@ -71,8 +86,15 @@ impl Soak<'_> {
         self.stop.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn valid(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.valid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no more pods are to come.
     pub(crate) fn is_over(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        let late =
+            self.options.seconds > 0 && self.report.elapsed() > Duration::from_secs(self.options.seconds);
+        late || self.stop.load(Ordering::SeqCst)
     }
 }
 
@@ -86,6 +108,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options,
         place: &place,
         live: Live::default(),
+        valid: Mutex::default(),
+        turns: RwLock::default(),
         next: AtomicU64::new(0),
         report: Report::new(seed),
         violations: Mutex::default(),
@@ -94,6 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     work(&soak, seed)?;
     place.start_if_down()?;
     place.until_ready()?;
+    gc::collect(&soak)?;
     let violations = std::mem::take(&mut *soak.violations.lock().unwrap_or_else(PoisonError::into_inner));
     let begun = Instant::now();
     let left = match violations.is_empty() {

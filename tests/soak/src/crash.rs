@@ -137,14 +137,8 @@ impl Pod {
             command,
             socket: &place.socket(),
         };
-        let (outcome, _) = plugin.call(Call {
-            verb,
-            container: &self.container,
-            netns: &self.sandbox.path().display().to_string(),
-            pod: None,
-            previous: None,
-            kill_after: None,
-        })?;
+        let netns = self.sandbox.path().display().to_string();
+        let (outcome, _) = plugin.call(Call::new(verb, &self.container, &netns))?;
         Ok(outcome)
     }
 

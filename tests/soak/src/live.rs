@@ -1,6 +1,6 @@
 //! Which address belongs to whom: an address in an answer of ADD belongs to nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -26,6 +26,12 @@ impl Live {
         for address in addresses {
             live.remove(address);
         }
+    }
+
+    /// Whom they belong to.
+    pub(crate) fn containers(&self) -> BTreeSet<String> {
+        let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        live.values().cloned().collect()
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -22,6 +22,8 @@ pub(crate) struct Call<'a> {
     /// Name and UID of the pod in the namespace `default`, where it has an object.
     pub(crate) pod: Option<(&'a str, &'a str)>,
     pub(crate) previous: Option<&'a Value>,
+    /// The containers that a GC lets be.
+    pub(crate) valid: Option<&'a [String]>,
     /// kill -9 so long after its start.
     pub(crate) kill_after: Option<Duration>,
 }
@@ -43,6 +45,20 @@ pub(crate) struct Plugin<'a> {
     pub(crate) socket: &'a Path,
 }
 
+impl<'a> Call<'a> {
+    pub(crate) fn new(verb: &'a str, container: &'a str, netns: &'a str) -> Self {
+        Self {
+            verb,
+            container,
+            netns,
+            pod: None,
+            previous: None,
+            valid: None,
+            kill_after: None,
+        }
+    }
+}
+
 impl Plugin<'_> {
     pub(crate) fn call(&self, call: Call<'_>) -> Result<(Outcome, Duration)> {
         let mut configuration = json!({
@@ -50,6 +66,13 @@ impl Plugin<'_> {
         });
         if let Some(previous) = call.previous {
             configuration["prevResult"] = previous.clone();
+        }
+        if let Some(valid) = call.valid {
+            configuration["cniVersion"] = json!("1.1.0");
+            let named = valid
+                .iter()
+                .map(|id| json!({"containerID": id, "ifname": IFNAME}));
+            configuration["cni.dev/valid-attachments"] = named.collect();
         }
         let mut command = Command::new(&self.command[0]);
         command

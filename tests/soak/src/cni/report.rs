@@ -30,6 +30,10 @@ impl Report {
         }
     }
 
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut Counts) -> T) -> T {
         f(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
     }

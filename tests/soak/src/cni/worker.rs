@@ -1,6 +1,6 @@
 //! One of those who add and delete, as a runtime does: what fails is deleted, and tried again.
 
-use super::Soak;
+use super::{Soak, gc};
 use crate::ping;
 use crate::plugin::{Call, Outcome, Plugin, addresses};
 use crate::random::Random;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use meshd_model::cni::code;
 use serde_json::Value;
 use std::net::IpAddr;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,9 @@ impl<'a> Worker<'a> {
             }
             self.add_one()?;
             self.look_at_one()?;
+            if self.random.permille(self.soak.options.gc) {
+                gc::collect(self.soak)?;
+            }
         }
         while !self.pods.is_empty() {
             self.delete_one()?;
@@ -80,6 +84,8 @@ impl<'a> Worker<'a> {
             command: vec![self.soak.place.plugin().into()],
             socket: &self.soak.place.socket(),
         };
+        // While GC is asked for, nobody else asks: what it is told to let be is all that there is.
+        let _turn = self.soak.turns.read().unwrap_or_else(PoisonError::into_inner);
         let kill_after = self
             .random
             .permille(self.soak.options.kill_plugin)
@@ -112,6 +118,7 @@ impl<'a> Worker<'a> {
                 sandbox.remove()?;
                 self.soak.report.count("namespaces gone before ADD");
             }
+            self.soak.valid().insert(container.clone());
             if let Some(result) = self.try_add(&container, &sandbox, pod)? {
                 let addresses = addresses(&result);
                 if addresses.len() != 2 {
@@ -138,6 +145,9 @@ impl<'a> Worker<'a> {
             drop(sandbox);
             std::thread::sleep(PAUSE);
         }
+        if self.soak.is_over() {
+            return Ok(());
+        }
         bail!("no ADD of {container} succeeds within {} s", PATIENCE.as_secs())
     }
 
@@ -150,12 +160,8 @@ impl<'a> Worker<'a> {
     ) -> Result<Option<Value>> {
         let path = sandbox.path().display().to_string();
         let outcome = self.call(Call {
-            verb: "ADD",
-            container,
-            netns: &path,
             pod,
-            previous: None,
-            kill_after: None,
+            ..Call::new("ADD", container, &path)
         })?;
         match outcome {
             Outcome::Done(_) if !sandbox.is_there() => {
@@ -180,16 +186,12 @@ impl<'a> Worker<'a> {
         let end = Instant::now() + PATIENCE;
         let mut last = String::new();
         while Instant::now() < end {
-            let outcome = self.call(Call {
-                verb: "DEL",
-                container,
-                netns,
-                pod: None,
-                previous: None,
-                kill_after: None,
-            })?;
+            let outcome = self.call(Call::new("DEL", container, netns))?;
             match outcome {
-                Outcome::Done(_) => return Ok(()),
+                Outcome::Done(_) => {
+                    self.soak.valid().remove(container);
+                    return Ok(());
+                }
                 Outcome::Killed => {}
                 Outcome::Error(found, said) => {
                     if found != u64::from(code::TRY_AGAIN) {
@@ -217,6 +219,12 @@ impl<'a> Worker<'a> {
         if self.random.permille(self.soak.options.vanish) {
             pod.sandbox.remove()?;
             self.soak.report.count("namespaces gone before DEL");
+        }
+        if self.random.permille(self.soak.options.forget) {
+            pod.sandbox.remove()?;
+            self.soak.valid().remove(&pod.container);
+            self.soak.report.count("pods forgotten without DEL");
+            return Ok(());
         }
         // As containerd does after a reboot.
         let nameless = !pod.sandbox.is_there() && self.random.permille(500);
@@ -266,12 +274,8 @@ impl<'a> Worker<'a> {
         let (container, result) = (pod.container.clone(), pod.result.clone());
         let path = pod.sandbox.path().display().to_string();
         let outcome = self.call(Call {
-            verb: "CHECK",
-            container: &container,
-            netns: &path,
-            pod: None,
             previous: Some(&result),
-            kill_after: None,
+            ..Call::new("CHECK", &container, &path)
         })?;
         if let Outcome::Error(found, said) = outcome
             && found != u64::from(code::TRY_AGAIN)
