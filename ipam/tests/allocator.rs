@@ -119,6 +119,12 @@ impl Plain {
             .ok_or(AlreadyTaken(address))
     }
 
+    fn is_occupied(&self, now: Boot, prefix: IpNetwork) -> bool {
+        let rests = |since: &Boot| now.since(*since) < self.rest;
+        let freed = self.freed.iter().filter(|(_, since)| rests(since)).map(|(a, _)| a);
+        self.in_use.iter().chain(freed).any(|a| prefix.contains(*a))
+    }
+
     fn release(&mut self, now: Boot, address: IpAddr) -> bool {
         self.forget(now, Family::of(address));
         let held = self.in_use.remove(&address);
@@ -161,6 +167,7 @@ enum Step {
     Release(prop::sample::Index),
     ReleaseWhatever(IpAddr),
     Wait(Duration),
+    IsOccupied(IpNetwork),
 }
 
 fn family() -> impl Strategy<Value = Family> {
@@ -195,6 +202,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => any_address().prop_map(Step::Take),
         12 => any::<prop::sample::Index>().prop_map(Step::Release),
         1 => any_address().prop_map(Step::ReleaseWhatever),
+        4 => any_range().prop_map(Step::IsOccupied),
         6 => (0u64..40).prop_map(|seconds| Step::Wait(Duration::from_secs(seconds))),
     ]
 }
@@ -261,6 +269,9 @@ proptest! {
                     prop_assert_eq!(allocator.release(now, address), plain.release(now, address));
                 }
                 Step::Wait(time) => now = now + time,
+                Step::IsOccupied(prefix) => {
+                    prop_assert_eq!(allocator.is_occupied(now, prefix), plain.is_occupied(now, prefix));
+                }
             }
             for family in [Family::V4, Family::V6] {
                 let counts = allocator.counts(family);
@@ -270,6 +281,9 @@ proptest! {
                 prop_assert_eq!(counts.capacity, usable.len() as u128);
                 let freed: Vec<_> = usable.iter().filter_map(|a| plain.freed.get(a)).collect();
                 prop_assert_eq!(counts.freed, freed.len() as u128);
+                let resting = freed.iter().filter(|since| now.since(***since) < rest).count();
+                let available = usable.len().saturating_sub(in_use + resting);
+                prop_assert_eq!(allocator.available(now, family), available as u128);
                 prop_assert_eq!(allocator.next_rested(family), freed.into_iter().min().map(|since| *since + rest));
             }
             if number % 8 == 0 {
