@@ -116,7 +116,8 @@ impl Tool {
         let paths = arm.cluster().node(&node(1))?.paths();
         let lists = paths.folder.join("net.d");
         std::fs::create_dir_all(&lists)?;
-        let list = json!({ "cniVersion": "1.1.0", "name": "meshd", "plugins": [
+        let versions = ["1.0.0", "1.1.0"];
+        let list = json!({ "cniVersion": versions[0], "cniVersions": versions, "name": "meshd", "plugins": [
             { "type": "meshd-cni", "socket": paths.socket, "capabilities": { "ips": true, "mac": true } },
             { "type": "portmap", "capabilities": { "portMappings": true }, "snat": true },
             { "type": "bandwidth", "capabilities": { "bandwidth": true } },
@@ -200,6 +201,10 @@ fn every_verb(arm: &mut NetnsArm, tool: &Tool) -> Result<()> {
     tool.call(arm, "status", "meshd", &pod)?;
     tool.call(arm, "add", "lo", &pod)?;
     let result = tool.add(arm, &pod)?;
+    ensure!(
+        result["cniVersion"] == "1.1.0",
+        "of cniVersions the newest: {result}"
+    );
     let addresses = cni::addresses(&result)?;
     ensure!(addresses.len() == 2, "{result}");
     let again = tool.call(arm, "add", "meshd", &pod).err();
