@@ -203,6 +203,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         12 => any::<prop::sample::Index>().prop_map(Step::Release),
         1 => any_address().prop_map(Step::ReleaseWhatever),
         4 => any_range().prop_map(Step::IsOccupied),
+        // To the very end of a rest.
+        2 => Just(Step::Wait(Duration::from_secs(30))),
         6 => (0u64..40).prop_map(|seconds| Step::Wait(Duration::from_secs(seconds))),
     ]
 }
@@ -272,6 +274,10 @@ proptest! {
                 Step::IsOccupied(prefix) => {
                     prop_assert_eq!(allocator.is_occupied(now, prefix), plain.is_occupied(now, prefix));
                 }
+            }
+            for address in plain.freed.keys() {
+                let host = IpNetwork::from(*address);
+                prop_assert_eq!(allocator.is_occupied(now, host), plain.is_occupied(now, host));
             }
             for family in [Family::V4, Family::V6] {
                 let counts = allocator.counts(family);

@@ -6,7 +6,6 @@ mod recording;
 mod socket;
 mod state;
 
-pub(crate) use pods::nothing_is_left;
 pub(crate) use socket::helper;
 
 use crate::arms::{Trouble, trial};
@@ -71,11 +70,7 @@ fn on_lab(entry: &str) -> Result<(), Trouble> {
 }
 
 /// Brings a cluster up, lets the body try it, takes it down, and finds nothing left on the nodes.
-pub(crate) fn with_cluster(
-    inside: Inside,
-    nodes: usize,
-    body: impl FnOnce(&mut NetnsArm) -> Result<()>,
-) -> Result<()> {
+fn with_cluster(inside: Inside, nodes: usize, body: impl FnOnce(&mut NetnsArm) -> Result<()>) -> Result<()> {
     let reporter: Reporter = inside.reporter;
     let binaries = serde_json::from_value(inside.input).context("the programs' paths")?;
     let mut arm = scenario::start(nodes, both(), &binaries, reporter)?;
@@ -95,7 +90,7 @@ pub(crate) fn with_cluster(
     Ok(())
 }
 
-pub(crate) fn node(number: usize) -> NodeName {
+fn node(number: usize) -> NodeName {
     meshd_lab::plan::Plan::node_name(number)
 }
 
