@@ -56,8 +56,8 @@ pub struct Config {
     pub prev_result: Option<Value>,
     /// `runtimeConfig` and `args.cni`.
     pub asked: Asked,
-    /// `cni.dev/valid-attachments`
-    pub valid: Option<Vec<AttachmentId>>,
+    /// `cni.dev/valid-attachments`, for GC.
+    pub valid: Vec<AttachmentId>,
 }
 
 /// What `runtimeConfig` (capabilities `ips` and `mac`) and `args.cni` ask for.
@@ -89,10 +89,11 @@ pub fn parse(bytes: &[u8], purpose: Purpose) -> Result<Config, CniError> {
     let config = Config {
         network: name(&object).unwrap_or_default(),
         asked: if attach { asked(&object)? } else { Asked::default() },
-        valid: (purpose == Purpose::Collect)
-            .then(|| valid(&object))
-            .transpose()?
-            .flatten(),
+        valid: if purpose == Purpose::Collect {
+            valid(&object)?
+        } else {
+            Vec::new()
+        },
         version: version(&object)?,
         socket: socket(&object)?,
         timeout: timeout(&object)?,
@@ -280,8 +281,9 @@ fn mac(place: &str, value: &Value) -> Result<Option<MacAddr>, CniError> {
         .map_err(|why| invalid(format!("{place}.mac is {}: {why}", quoted(&value.to_string()))))
 }
 
-/// What GC is to leave (CNI specification 1.1.0, section 2, "GC").
-fn valid(object: &Map<String, Value>) -> Result<Option<Vec<AttachmentId>>, CniError> {
+/// What GC is to leave (CNI specification 1.1.0, section 2, "GC"). The reference library writes null for an empty list, and
+/// cnitool gives none for the same.
+fn valid(object: &Map<String, Value>) -> Result<Vec<AttachmentId>, CniError> {
     #[derive(Deserialize)]
     struct Attachment {
         #[serde(rename = "containerID")]
@@ -289,7 +291,7 @@ fn valid(object: &Map<String, Value>) -> Result<Option<Vec<AttachmentId>>, CniEr
         ifname: String,
     }
     let Some(list) = object.get(VALID).filter(|list| !list.is_null()) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let list: Vec<Attachment> = Deserialize::deserialize(list).map_err(|found: serde_json::Error| {
         let found = crate::reason(&found);
@@ -301,7 +303,7 @@ fn valid(object: &Map<String, Value>) -> Result<Option<Vec<AttachmentId>>, CniEr
         container_id: attachment.container_id,
         ifname: attachment.ifname,
     });
-    Ok(Some(ids.collect()))
+    Ok(ids.collect())
 }
 
 fn check_dns(dns: &Value) -> Result<(), CniError> {

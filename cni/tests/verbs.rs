@@ -215,6 +215,13 @@ fn gc() {
         valid: vec![id(), other],
     };
     assert_eq!(daemon.request().call, Call::Gc(call));
+    // The reference library writes null where no attachment is valid, and cnitool nothing at all.
+    for keys in [json!({ "cni.dev/valid-attachments": null }), json!({})] {
+        let daemon = Daemon::answering(&Response::Done);
+        let config = with(with(daemon.config(), &json!({ "cniVersion": "1.1.0" })), &keys);
+        run_with(&variables, config.to_string().as_bytes()).succeeded();
+        assert!(matches!(daemon.request().call, Call::Gc(gc) if gc.valid.is_empty()));
+    }
 }
 
 #[test]

@@ -154,7 +154,13 @@ fn the_daemons_arguments_and_configuration_are_ones_that_it_takes() {
     let types: Vec<_> = plugins.iter().map(|p| p["type"].as_str().unwrap()).collect();
     assert_eq!(types, ["meshd-cni", "portmap"]);
     assert_eq!(plugins[1]["capabilities"]["portMappings"], true);
+    assert_eq!(
+        plugins[0]["capabilities"],
+        serde_json::json!({ "ips": true, "mac": true })
+    );
+    // STATUS and GC for runtimes that know them, and no refusal by those that do not.
     assert_eq!(conflist["cniVersion"], "1.0.0");
+    assert_eq!(conflist["cniVersions"], serde_json::json!(["1.0.0", "1.1.0"]));
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("meshd.toml");

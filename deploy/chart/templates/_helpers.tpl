@@ -43,9 +43,11 @@ bin_dir = {{ include "meshd.binDir" . | toJson }}
 {{- end }}
 {{- end -}}
 
+{{- /* Runtimes that know cniVersions take the newest that they know of it; others would refuse 1.1.0. */ -}}
 {{- define "meshd.conflist" -}}
-{{- $plugins := prepend .Values.cni.chained (dict "type" "meshd-cni") -}}
-{{ dict "cniVersion" "1.0.0" "name" "meshd" "plugins" $plugins | toPrettyJson }}
+{{- $own := dict "type" "meshd-cni" "capabilities" (dict "ips" true "mac" true) -}}
+{{- $plugins := prepend .Values.cni.chained $own -}}
+{{ dict "cniVersion" "1.0.0" "cniVersions" (list "1.0.0" "1.1.0") "name" "meshd" "plugins" $plugins | toPrettyJson }}
 {{- end -}}
 
 {{- /* Which node it is, and the API server for those who ask it before there is a way to its Service. */ -}}

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// All that there are, also those that other test binaries run.
-const KNOWN: [&str; 5] = ["sim", "netns", "kubernetes", "boringtun", "helm"];
+const KNOWN: [&str; 6] = ["sim", "netns", "kubernetes", "boringtun", "helm", "cnitool"];
 
 static DURATIONS: Mutex<BTreeMap<&str, Duration>> = Mutex::new(BTreeMap::new());
 

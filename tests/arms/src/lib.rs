@@ -5,6 +5,7 @@
 
 mod arms;
 mod bad_days;
+mod chains;
 mod command_line;
 mod kubernetes;
 mod plain;
@@ -58,6 +59,7 @@ fn entries() -> Vec<Entry> {
     entries.extend(sandboxes::ENTRIES);
     entries.push(plain::ENTRY);
     entries.extend(bad_days::entries());
+    entries.push(chains::ENTRY);
     entries
 }
 
@@ -67,6 +69,7 @@ fn trials() -> Vec<Trial> {
     trials.extend(plain::trials());
     trials.extend(scenarios::trials());
     trials.extend(bad_days::trials());
+    trials.extend(chains::trials());
     trials.extend(command_line::trials());
     trials
 }

@@ -35,7 +35,7 @@ impl Invocation<'_> {
     /// Runs it; the result is JSON for ADD, null otherwise. A CNI error is an error with its text.
     pub fn run(&self, command: &str) -> Result<Value> {
         let mut configuration = json!({
-            "cniVersion": "1.0.0",
+            "cniVersion": "1.1.0",
             "name": "meshd",
             "type": "meshd-cni",
             "socket": self.node.paths().socket,

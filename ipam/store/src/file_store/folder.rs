@@ -2,6 +2,7 @@
 
 use super::file_name::TEMPORARY;
 use crate::store::StoreError;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
@@ -73,7 +74,7 @@ impl Folder {
             .open(&temporary)
             .and_then(|mut file| file.write_all(content))
             .map_err(StoreError::io("write", &temporary))
-            .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename into place", path)));
+            .and_then(|()| put_in_place(&temporary, path).map_err(StoreError::io("rename into place", path)));
         if written.is_err() {
             // What failed is what the caller shall hear; opening the store removes what stays.
             let _ = fs::remove_file(&temporary);
@@ -128,6 +129,18 @@ impl Folder {
         make_folder(&leases)?;
         Ok(Some(previous))
     }
+}
+
+/// Gives the file its name. One that has the name already is exchanged and then removed: where a rename replaces a file,
+/// ext4 first has the new one's data written to the disk (`auto_da_alloc`), on a busy disk for tens of milliseconds.
+fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE) {
+        // What stays of it is written over by the next, or removed when the store is opened.
+        Ok(()) => drop(fs::remove_file(temporary)),
+        // There is none of the name, or the file system cannot exchange.
+        Err(_) => fs::rename(temporary, path)?,
+    }
+    Ok(())
 }
 
 /// How files are opened for writing.

@@ -6,6 +6,7 @@ mod recording;
 mod socket;
 mod state;
 
+pub(crate) use pods::nothing_is_left;
 pub(crate) use socket::helper;
 
 use crate::arms::{Trouble, trial};
@@ -70,7 +71,11 @@ fn on_lab(entry: &str) -> Result<(), Trouble> {
 }
 
 /// Brings a cluster up, lets the body try it, takes it down, and finds nothing left on the nodes.
-fn with_cluster(inside: Inside, nodes: usize, body: impl FnOnce(&mut NetnsArm) -> Result<()>) -> Result<()> {
+pub(crate) fn with_cluster(
+    inside: Inside,
+    nodes: usize,
+    body: impl FnOnce(&mut NetnsArm) -> Result<()>,
+) -> Result<()> {
     let reporter: Reporter = inside.reporter;
     let binaries = serde_json::from_value(inside.input).context("the programs' paths")?;
     let mut arm = scenario::start(nodes, both(), &binaries, reporter)?;
@@ -90,7 +95,7 @@ fn with_cluster(inside: Inside, nodes: usize, body: impl FnOnce(&mut NetnsArm) -
     Ok(())
 }
 
-fn node(number: usize) -> NodeName {
+pub(crate) fn node(number: usize) -> NodeName {
     meshd_lab::plan::Plan::node_name(number)
 }
 

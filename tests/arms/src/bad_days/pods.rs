@@ -51,15 +51,22 @@ fn failing_add(arm: &mut NetnsArm, name: &str, netns: &Path) -> Result<String> {
     Ok(error)
 }
 
-fn nothing_is_left(arm: &mut NetnsArm, after: &str) -> Result<()> {
-    let runtime = arm.runtime();
-    let cluster = arm.cluster();
-    let lines = runtime.block_on(meshd_lab::state::lines(&cluster.node(&node(1))?.netns))?;
-    let links: Vec<_> = lines.iter().filter(|l| l.starts_with("interface mshp")).collect();
-    ensure!(links.is_empty(), "after {after}: {links:?}");
-    let leases = cluster.node(&node(1))?.leases()?;
-    ensure!(leases.is_empty(), "after {after}: {leases:?}");
-    Ok(())
+/// Soon, that is: DEL is answered when the pod is cut off, and its link and lease go after.
+pub(crate) fn nothing_is_left(arm: &mut NetnsArm, after: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + super::PATIENCE;
+    loop {
+        let runtime = arm.runtime();
+        let cluster = arm.cluster();
+        let lines = runtime.block_on(meshd_lab::state::lines(&cluster.node(&node(1))?.netns))?;
+        let links = lines.iter().filter(|l| l.starts_with("interface mshp"));
+        let mut left: Vec<_> = links.cloned().collect();
+        left.extend(cluster.node(&node(1))?.leases()?);
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(std::time::Instant::now() < deadline, "after {after}: {left:?}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 fn no_namespace(arm: &mut NetnsArm) -> Result<()> {
