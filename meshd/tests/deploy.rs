@@ -64,12 +64,15 @@ fn the_account_may_do_what_meshd_does_and_no_more() {
     let role: ClusterRole = typed(&of_kind(&documents, "ClusterRole")[0]);
     let mut allowed = BTreeSet::new();
     for rule in role.rules.unwrap() {
-        assert_eq!(rule.api_groups, Some(vec![String::new()]));
+        let events = rule.resources == Some(vec!["events".to_owned()]);
+        let group = if events { "events.k8s.io" } else { "" };
+        assert_eq!(rule.api_groups, Some(vec![group.to_owned()]));
         for resource in rule.resources.unwrap() {
             allowed.extend(rule.verbs.iter().map(|verb| format!("{verb} {resource}")));
         }
     }
     let expected = [
+        "create events",
         "list nodes",
         "list pods",
         "patch nodes",

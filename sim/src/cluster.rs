@@ -174,6 +174,11 @@ impl Sim {
                 let patch = Request::strategic_patch(path, &body);
                 (id, patch.with("fieldManager", meshd_translate::CONDITION_MANAGER))
             }
+            KubeAction::PodEvent { id, event, at } => {
+                let body = meshd_translate::pod_event_body(name, &event, at);
+                let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", event.pod.namespace);
+                (id, Request::create(path, &body))
+            }
             KubeAction::Block { id, cidr, op } => (id, block_request(name, cidr, &op)),
         };
         let epoch = self.nodes[node].epoch;

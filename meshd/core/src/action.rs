@@ -2,11 +2,12 @@
 //! its own event does (`Observed`, `Loaded`).
 
 use crate::event::RequestId;
+use crate::pod_events::{PodEvent, PodReason};
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Added, CniError};
 use meshd_model::kernel::{Device, Firewall, Peer, PodLink, Route, Rule};
 use meshd_model::net::Family;
-use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PublicKey, Wall};
+use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PodRef, PublicKey, Wall};
 use serde::{Deserialize, Serialize};
 
 /// One output.
@@ -54,6 +55,8 @@ pub enum Resource {
     Claim(Family),
     /// A block of this node that is given back.
     Block(IpNetwork),
+    /// An Event on a pod.
+    PodEvent(PodRef, PodReason),
     /// The kernel as a whole: an observation.
     Kernel,
     /// The store as a whole: loading it.
@@ -99,6 +102,15 @@ pub enum KubeAction {
         /// What to do.
         op: BlockOp,
     },
+    /// Create an Event on a pod.
+    PodEvent {
+        /// To answer to.
+        id: ActionId,
+        /// What to tell.
+        event: PodEvent,
+        /// When it happened.
+        at: Wall,
+    },
 }
 
 impl KubeAction {
@@ -108,7 +120,8 @@ impl KubeAction {
         match self {
             KubeAction::Publish { id, .. }
             | KubeAction::ClearNetworkUnavailable { id, .. }
-            | KubeAction::Block { id, .. } => id,
+            | KubeAction::Block { id, .. }
+            | KubeAction::PodEvent { id, .. } => id,
         }
     }
 }

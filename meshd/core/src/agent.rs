@@ -14,6 +14,7 @@ use crate::nodes::Nodes;
 use crate::observed::Observed;
 use crate::ops::Ops;
 use crate::own::{Local, Own};
+use crate::pod_events::PodEvents;
 use crate::pods::Pods;
 use crate::publish::Publisher;
 use crate::timers::Timers;
@@ -68,6 +69,8 @@ pub struct NodeAgent {
     pub(crate) collecting: BTreeMap<RequestId, Collecting>,
     #[serde(default)]
     pub(crate) counters: Counters,
+    #[serde(default)]
+    pub(crate) pod_events: PodEvents,
     /// Why the API server cannot be reached.
     pub(crate) api_away: Option<String>,
 }
@@ -99,6 +102,7 @@ impl NodeAgent {
             requests: Requests::new(),
             collecting: BTreeMap::new(),
             counters: Counters::default(),
+            pod_events: PodEvents::default(),
             api_away: None,
             config,
         };

@@ -30,9 +30,10 @@ impl Counters {
         let count = match task {
             Task::Kernel(_) => &mut self.kernel_failures,
             Task::Load | Task::Put(_) | Task::Remove(_) => &mut self.store_failures,
-            Task::Publish { .. } | Task::ClearNetworkUnavailable { .. } | Task::Block { .. } => {
-                &mut self.kube_failures
-            }
+            Task::Publish { .. }
+            | Task::ClearNetworkUnavailable { .. }
+            | Task::Block { .. }
+            | Task::PodEvent(_) => &mut self.kube_failures,
         };
         *count += 1;
     }

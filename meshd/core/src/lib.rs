@@ -40,6 +40,7 @@ mod ops;
 mod outcome;
 mod own;
 mod peers;
+mod pod_events;
 mod pods;
 mod prefix_map;
 mod problems;
@@ -61,6 +62,7 @@ pub use config::{Config, Endpoints, Identity, Ipam, METADATA, Outside, Pool};
 pub use counters::Counters;
 pub use event::{CniCall, CniEvent, Event, Failure, KernelEvent, KubeEvent, RequestId, StoreEvent};
 pub use numbers::Numbers;
+pub use pod_events::{PodEvent, PodReason};
 pub use routes::ROUTE_METRIC;
 
 use meshd_model::PublicKey;

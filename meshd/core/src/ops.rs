@@ -4,6 +4,7 @@
 use crate::action::{Action, ActionId, BlockOp, KernelAction, KernelOp, KubeAction, Resource, StoreAction};
 use crate::event::Failure;
 use crate::jitter::Jitter;
+use crate::pod_events::PodEvent;
 use ipnetwork::IpNetwork;
 use meshd_model::{AttachmentId, Boot, Lease, NodeAnnotations, NodeUid, Now, Wall};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub(crate) enum Task {
     ClearNetworkUnavailable {
         uid: NodeUid,
     },
+    PodEvent(PodEvent),
     Block {
         cidr: IpNetwork,
         op: BlockOp,
@@ -42,6 +44,7 @@ impl Task {
             Task::ClearNetworkUnavailable { uid } => {
                 Action::Kube(KubeAction::ClearNetworkUnavailable { id, uid, at })
             }
+            Task::PodEvent(event) => Action::Kube(KubeAction::PodEvent { id, event, at }),
             Task::Block { cidr, op } => Action::Kube(KubeAction::Block { id, cidr, op }),
             Task::Load => Action::Store(StoreAction::Load { id }),
             Task::Put(lease) => Action::Store(StoreAction::Put { id, lease }),

@@ -43,6 +43,12 @@ impl NodeAgent {
                 Task::Block { cidr, .. } => self.claimed(now, *family, *cidr, result),
                 _ => result.err(),
             },
+            Resource::PodEvent(..) => {
+                if let Task::PodEvent(event) = &task {
+                    self.pod_event_outcome(event, result.is_ok());
+                }
+                None
+            }
             _ => result.err(),
         };
         if let Some(failure) = failure {
@@ -76,7 +82,7 @@ impl NodeAgent {
             }
             Task::ClearNetworkUnavailable { uid } => self.network_cleared(now.boot, uid),
             Task::Block { cidr, op } => self.block_changed(now, *cidr, op),
-            Task::Load | Task::Put(_) | Task::Remove(_) => {}
+            Task::Load | Task::Put(_) | Task::Remove(_) | Task::PodEvent(_) => {}
         }
     }
 

@@ -322,6 +322,7 @@ fn subject(resource: &Resource) -> String {
         Resource::Annotations | Resource::NetworkCondition => "api-server".into(),
         Resource::Claim(Family::V4) => "blocks/IPv4".into(),
         Resource::Claim(Family::V6) => "blocks/IPv6".into(),
+        Resource::PodEvent(pod, _) => format!("event/{pod}"),
         Resource::Block(cidr) => format!("block/{cidr}"),
         Resource::Kernel => "kernel".into(),
         Resource::Store => "store".into(),

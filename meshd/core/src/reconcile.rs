@@ -151,6 +151,7 @@ impl NodeAgent {
             Resource::Annotations => self.plan_annotations(now),
             Resource::NetworkCondition => self.plan_network(now),
             Resource::Claim(family) => self.plan_claim(now, *family),
+            Resource::PodEvent(pod, reason) => self.plan_pod_event(pod, *reason),
             Resource::Block(cidr) => self.plan_block(now, *cidr),
             Resource::Kernel if self.observe_wanted => Plan::kernel(KernelOp::Observe),
             Resource::Store if !self.attachments.is_loaded() => Plan::Do(Task::Load),

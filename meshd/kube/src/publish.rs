@@ -5,13 +5,14 @@ use crate::client::chain;
 use crate::clients::Clients;
 use crate::link::{Closed, Link};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
-use meshd_core::{BlockOp, Failure, KubeAction, KubeEvent};
-use meshd_model::NodeName;
+use meshd_core::{BlockOp, Failure, KubeAction, KubeEvent, PodEvent};
+use meshd_model::{NodeName, Wall};
 use meshd_translate::object::NETWORK_UNAVAILABLE;
-use meshd_translate::{CONDITION_MANAGER, FIELD_MANAGER, network_body, publish_body};
+use meshd_translate::{CONDITION_MANAGER, FIELD_MANAGER, network_body, pod_event_body, publish_body};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -69,6 +70,7 @@ fn what(action: &KubeAction, node: &NodeName) -> String {
             format!("set the condition {NETWORK_UNAVAILABLE} of Node {node} to False")
         }
         KubeAction::Block { cidr, op, .. } => blocks::what(*cidr, op),
+        KubeAction::PodEvent { event, .. } => format!("create an Event on Pod {}", event.pod),
     }
 }
 
@@ -76,6 +78,9 @@ fn what(action: &KubeAction, node: &NodeName) -> String {
 async fn write(client: Client, node: &NodeName, action: &KubeAction) -> Result<(), WriteError> {
     if let KubeAction::Block { cidr, op, .. } = action {
         return sent(blocks::write(&client, node, *cidr, op)).await;
+    }
+    if let KubeAction::PodEvent { event, at, .. } = action {
+        return tell(client, node, event, *at).await;
     }
     let api: Api<PartialObjectMeta<Node>> = Api::all(client);
     match action {
@@ -92,8 +97,16 @@ async fn write(client: Client, node: &NodeName, action: &KubeAction) -> Result<(
             };
             sent(api.patch_status(&node.0, &params, &Patch::Strategic(&body))).await
         }
-        KubeAction::Block { .. } => Ok(()),
+        KubeAction::Block { .. } | KubeAction::PodEvent { .. } => Ok(()),
     }
+}
+
+/// Creates an Event on a pod.
+async fn tell(client: Client, node: &NodeName, event: &PodEvent, at: Wall) -> Result<(), WriteError> {
+    let api: Api<Event> = Api::namespaced(client, &event.pod.namespace);
+    let body = pod_event_body(node, event, at);
+    let typed = serde_json::from_value(body).map_err(|e| WriteError::Api(kube::Error::SerdeError(e)))?;
+    sent(api.create(&PostParams::default(), &typed)).await
 }
 
 async fn sent<T>(request: impl Future<Output = kube::Result<T>>) -> Result<(), WriteError> {
@@ -125,6 +138,9 @@ fn advice(error: &WriteError) -> &'static str {
     match status.code {
         404 if status.message.contains("could not find the requested resource") => {
             "; install the CustomResourceDefinition of IPBlocks: see deploy/"
+        }
+        401 | 403 if status.message.contains("events") => {
+            "; let meshd's service account create events: see deploy/"
         }
         401 | 403 => "; let meshd's service account patch its Node: see deploy/",
         409 | 422 if status.message.contains("uid") => {

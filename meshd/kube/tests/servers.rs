@@ -32,7 +32,7 @@ macro_rules! bodies {
     ($($name:ident),+ $(,)?) => { [$((stringify!($name), |server| Box::pin(bodies::$name(server)))),+] };
 }
 
-const BODIES: [(&str, Body); 13] = bodies![
+const BODIES: [(&str, Body); 14] = bodies![
     everything_there_is_is_listed_and_then_followed,
     two_nodes_learn_of_each_other,
     fields_of_others_are_left_alone,
@@ -45,6 +45,7 @@ const BODIES: [(&str, Body); 13] = bodies![
     the_own_node_may_come_later,
     a_block_is_claimed_by_one_node_given_back_and_deleted,
     the_network_condition_is_cleared_and_no_other,
+    an_event_is_told_of_a_pod,
     a_large_cluster_is_listed_once_and_written_only_on_change,
 ];
 

@@ -139,6 +139,7 @@ pub(crate) fn builtin() -> Vec<Resource> {
         core("services", "Service").namespaced().with_status(),
         core("serviceaccounts", "ServiceAccount").namespaced(),
         core("events", "Event").namespaced(),
+        Resource::new("events.k8s.io", "v1", "events", "Event").namespaced(),
         apps("daemonsets", "DaemonSet"),
         apps("deployments", "Deployment"),
         Resource::new("coordination.k8s.io", "v1", "leases", "Lease").namespaced(),

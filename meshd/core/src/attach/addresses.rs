@@ -4,7 +4,8 @@ use crate::TimerKind;
 use crate::agent::NodeAgent;
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::State;
-use crate::event::RequestId;
+use crate::event::{CniCall, RequestId};
+use crate::pod_events::PodReason;
 use meshd_ipam::{Exhausted, Refused};
 use meshd_model::cni::{Add, CniError, code};
 use meshd_model::net::Family;
@@ -145,7 +146,7 @@ impl NodeAgent {
         let exhausted = match why {
             // It is told when this attachment is gone, or at its deadline.
             NotGiven::Wait(_) => return self.wait_for(request, Stage::Address),
-            NotGiven::Refused(refused) => return self.reply(request, Err(refused)),
+            NotGiven::Refused(refused) => return self.refuse_address(now, request, refused),
             NotGiven::Exhausted(exhausted) => exhausted,
         };
         let rested = self.attachments.allocator.next_rested(exhausted.family);
@@ -162,7 +163,19 @@ impl NodeAgent {
         }
         *self.counters.exhausted.entry(exhausted.family).or_default() += 1;
         let full = self.exhausted(now, exhausted.family, &exhausted.to_string());
-        self.reply(request, Err(full));
+        self.refuse_address(now, request, full);
+    }
+
+    /// Answers an ADD that gets no address, and tells of it on its pod.
+    pub(crate) fn refuse_address(&mut self, now: Now, request: RequestId, refused: CniError) {
+        let reason = match refused.code {
+            code::EXHAUSTED => PodReason::AddressesExhausted,
+            _ => PodReason::AddressRefused,
+        };
+        if let Some(CniCall::Add(add)) = self.requests.get(&request).map(|p| p.call.clone()) {
+            self.tell_pod(now, add.pod.as_ref(), reason, &refused);
+        }
+        self.reply(request, Err(refused));
     }
 
     /// The answer to an ADD for which no address came free in time.

@@ -171,7 +171,10 @@ impl NodeAgent {
             }
         };
         let attachment = pending.call.attachment().cloned();
-        self.reply(id, Err(late));
+        match pending.stage {
+            Stage::Address => self.refuse_address(now, id, late),
+            _ => self.reply(id, Err(late)),
+        }
         if let Some(attachment) = attachment {
             self.nobody_waits(id, &attachment);
         }

@@ -1,10 +1,11 @@
 //! Addresses that are asked for by name, and those that nobody gets who does not.
 
 use crate::world::{World, add, config, pod};
-use meshd_core::{CniCall, Config, Ipam, KubeEvent};
+use meshd_core::{CniCall, Config, Ipam, KubeEvent, PodReason};
 use meshd_model::cni::{Added, CniError, code};
 use meshd_model::{PodMeta, PodWants};
 use std::net::IpAddr;
+use std::time::Duration;
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -148,4 +149,83 @@ fn what_is_reserved_is_given_by_name_only() {
     world.run();
     world.sync(0);
     assert_eq!(has(&world.add("next").unwrap())[0], "10.244.0.17");
+}
+
+/// A node with room for one pod of IPv4.
+fn small() -> World {
+    let mut world = World::new(config());
+    if let Some(own) = &mut world.own {
+        own.pod_cidrs = vec!["10.244.0.0/30".parse().unwrap()];
+    }
+    world.sync(0);
+    world
+}
+
+#[test]
+fn a_pod_that_gets_no_address_is_told_of_once_in_a_while() {
+    let mut world = small();
+    world.add("first").unwrap();
+    for _ in 0..10 {
+        assert_eq!(world.add("second").unwrap_err().code, code::EXHAUSTED);
+    }
+    let [event] = &world.events[..] else {
+        panic!("{:?}", world.events)
+    };
+    assert_eq!(
+        (&event.pod, event.reason),
+        (&pod("second"), PodReason::AddressesExhausted)
+    );
+    assert!(event.note.contains("hold 1, 1 are in use"), "{}", event.note);
+    assert_eq!(
+        world
+            .agent
+            .numbers(world.now)
+            .counters
+            .exhausted
+            .values()
+            .sum::<u64>(),
+        10
+    );
+    // Another reason, and another pod.
+    add_annotated(&mut world, "second", named(&["192.0.2.1"])).unwrap_err();
+    assert_eq!(world.events[1].reason, PodReason::AddressRefused);
+    world.add("third").unwrap_err();
+    assert_eq!(world.events[2].pod, pod("third"));
+    world.wait(Duration::from_secs(301));
+    world.add("third").unwrap_err();
+    assert_eq!(world.events.len(), 4, "it lasts");
+    world.assert_quiescent();
+}
+
+#[test]
+fn an_event_that_the_server_does_not_take_is_told_by_the_next_add() {
+    let mut world = small();
+    world.add("first").unwrap();
+    world.kube_down = true;
+    world.add("second").unwrap_err();
+    assert_eq!(world.events, []);
+    world.kube_down = false;
+    world.wait(Duration::from_secs(120));
+    assert_eq!(world.events, [], "nothing keeps trying on its own");
+    world.add("second").unwrap_err();
+    assert_eq!(world.events.len(), 1);
+    world.assert_quiescent();
+}
+
+#[test]
+fn events_are_bounded_and_told_one_after_another() {
+    let mut world = small();
+    world.add("first").unwrap();
+    for n in 0..300 {
+        world.kube(KubeEvent::PodApplied(pod(&format!("p{n}")).into()));
+        world.ask(CniCall::Add(add(&format!("p{n}"))));
+        assert!(world.kube_queue.len() <= 1, "one at a time");
+    }
+    world.run();
+    assert_eq!(world.events.len(), 256);
+    assert_eq!(world.agent.numbers(world.now).counters.events_dropped, 300 - 256);
+    world.wait(Duration::from_secs(301));
+    world.add("p299").unwrap_err();
+    assert_eq!(world.events.last().unwrap().pod, pod("p299"));
+    world.assert_quiescent();
 }

@@ -5,8 +5,8 @@ use crate::kernel::{Kernel, failure};
 use ipnetwork::IpNetwork;
 use meshd_core::{
     Action, ActionId, CniAction, CniCall, CniEvent, Config, Endpoints, Event, Identity, Ipam, KernelAction,
-    KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, RequestId, StoreAction,
-    StoreEvent,
+    KernelEvent, KernelOp, KubeAction, KubeEvent, METADATA, NodeAgent, Outside, PodEvent, RequestId,
+    StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Add, Added, Check, CniError, Wants};
 use meshd_model::kernel::{Firewall, Mark, UnderlayAddress};
@@ -32,6 +32,8 @@ pub(crate) struct World {
     /// The API server takes no writes.
     pub kube_down: bool,
     /// Objects of blocks at the API server.
+    /// What was told of pods.
+    pub events: Vec<PodEvent>,
     pub blocks: BTreeMap<IpNetwork, Block>,
     /// Objects of blocks that were made.
     pub blocks_made: u64,
@@ -185,6 +187,7 @@ impl World {
             store_failing: None,
             own: Some(own_node()),
             kube_down: false,
+            events: Vec::new(),
             blocks: BTreeMap::new(),
             blocks_made: 0,
             kernel_queue: VecDeque::new(),
@@ -342,6 +345,9 @@ impl World {
         let Some(action) = self.kube_queue.pop_front() else {
             return false;
         };
+        if let KubeAction::PodEvent { id, event, .. } = action {
+            return self.run_event(id, event);
+        }
         let (KubeAction::Publish { id, uid, .. } | KubeAction::ClearNetworkUnavailable { id, uid, .. }) =
             action.clone()
         else {
@@ -360,7 +366,7 @@ impl World {
                 own.into_iter().for_each(|own| own.network_unavailable = false);
                 "clear NetworkUnavailable"
             }
-            KubeAction::Block { .. } => unreachable!("carried out above"),
+            KubeAction::Block { .. } | KubeAction::PodEvent { .. } => unreachable!("carried out above"),
         };
         self.done
             .push(format!("{what} {}", if written { "done" } else { "failed" }));
@@ -373,6 +379,17 @@ impl World {
             }
         };
         self.kube(outcome(id));
+        true
+    }
+
+    fn run_event(&mut self, id: ActionId, event: PodEvent) -> bool {
+        if self.kube_down {
+            let failure = failure(111);
+            self.kube(KubeEvent::Failed { id, failure });
+        } else {
+            self.events.push(event);
+            self.kube(KubeEvent::Applied(id));
+        }
         true
     }
 

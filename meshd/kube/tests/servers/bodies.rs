@@ -4,7 +4,7 @@ use crate::counted::counted;
 use crate::mirror::{Mirror, annotations};
 use crate::requests::answers;
 use crate::server::{NODES, PODS, Server};
-use meshd_core::BlockOp;
+use meshd_core::{BlockOp, PodEvent, PodReason};
 use meshd_model::{AnnotationProblem, NodeUid};
 use meshd_translate::annotations::{LISTEN_PORT, PUBLIC_KEY};
 use serde_json::json;
@@ -431,6 +431,46 @@ pub(crate) async fn the_network_condition_is_cleared_and_no_other(server: Server
     assert_eq!(
         server.get(&path).await["status"]["conditions"][0]["status"],
         "False"
+    );
+}
+
+pub(crate) async fn an_event_is_told_of_a_pod(server: Server) {
+    let [node, name] = ["n", "web"].map(|n| server.name(n));
+    server.create_node(&node).await;
+    server.create_pod(&name, &node, false).await;
+    let mut mirror = Mirror::of(&server, &node).await;
+    mirror.synced().await;
+    mirror.until("the pod", |k| k.pods.contains_key(&name)).await;
+    let pod = mirror.known.pods[&name].clone();
+    let event = PodEvent {
+        pod: pod.clone(),
+        reason: PodReason::AddressesExhausted,
+        note: "no IPv4 address is free\u{e9}".repeat(100),
+    };
+    mirror.tell(event.clone()).await.unwrap();
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
+    let events = server.get(&path).await;
+    let is_ours = |e: &&serde_json::Value| e["regarding"]["uid"] == pod.uid.as_str();
+    let told: Vec<_> = events["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(is_ours)
+        .collect();
+    assert_eq!(told.len(), 1, "{events}");
+    assert_eq!(told[0]["reason"], "AddressesExhausted");
+    assert_eq!(told[0]["reportingInstance"], node.as_str());
+    assert!(
+        told[0]["note"]
+            .as_str()
+            .unwrap()
+            .starts_with("no IPv4 address is free")
+    );
+    let again = mirror.tell(event).await.unwrap_err();
+    assert!(
+        again.message.contains("create an Event on Pod"),
+        "{}",
+        again.message
     );
 }
 

@@ -2,7 +2,7 @@
 
 use crate::server::Server;
 use ipnetwork::IpNetwork;
-use meshd_core::{ActionId, BlockOp, Failure, KubeAction, KubeEvent, Resource};
+use meshd_core::{ActionId, BlockOp, Failure, KubeAction, KubeEvent, PodEvent, Resource};
 use meshd_model::{Block, NodeAnnotations, NodeMeta, NodeUid, OwnNode, PodMeta, PodRef, PublicKey, Wall};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -147,6 +147,17 @@ impl Mirror {
             at: Wall(1_767_323_045 * 1_000_000_000 + 678),
         };
         self.carry_out(generation, action).await
+    }
+
+    /// Tells of a pod at 2026-01-02T03:04:05Z, and waits for what comes of it.
+    pub(crate) async fn tell(&mut self, event: PodEvent) -> Result<(), Failure> {
+        self.published += 1;
+        let generation = self.published;
+        let resource = Resource::PodEvent(event.pod.clone(), event.reason);
+        let id = ActionId { resource, generation };
+        let at = Wall(1_767_323_045 * 1_000_000_000 + 678);
+        self.carry_out(generation, KubeAction::PodEvent { id, event, at })
+            .await
     }
 
     /// Changes a block's object, and waits for what comes of it.

@@ -11,4 +11,4 @@ pub use annotations::{CONDITION_MANAGER, FIELD_MANAGER, decode, encode, network_
 pub use blocks::block_event;
 pub use event::{Frame, frame, node_event, own_node_event, pod_event};
 pub use object::{ObjectProblem, counts, node_meta, own_node, pod_ref};
-pub use pod::pod_meta;
+pub use pod::{pod_event_body, pod_meta};

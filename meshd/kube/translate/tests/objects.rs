@@ -1,8 +1,9 @@
 //! Objects as the API server sends them, to what the agent is told.
 
-use meshd_core::KubeEvent;
-use meshd_model::{AnnotationProblem, PodWants};
-use meshd_translate::{Frame, frame, node_event, own_node_event, pod_event};
+use k8s_openapi::api::events::v1::Event;
+use meshd_core::{KubeEvent, PodEvent, PodReason};
+use meshd_model::{AnnotationProblem, PodRef, PodWants, Wall};
+use meshd_translate::{Frame, frame, node_event, own_node_event, pod_event, pod_event_body};
 use serde_json::{Value, json};
 
 fn meta(extra: Value) -> Value {
@@ -222,4 +223,37 @@ fn what_a_pod_asks_for_is_understood_or_told() {
             "{bad}"
         );
     }
+}
+
+#[test]
+fn an_event_is_within_its_bounds_whatever_it_tells() {
+    let event = |name: &str, note: &str| PodEvent {
+        pod: PodRef {
+            namespace: "d".into(),
+            name: name.into(),
+            uid: "u".into(),
+        },
+        reason: PodReason::AddressesExhausted,
+        note: note.into(),
+    };
+    let at = Wall(1_795_425_786_123_456_789);
+    let body = pod_event_body(&"n1".into(), &event("web-0", "no IPv4 address is free"), at);
+    assert_eq!(body["metadata"]["name"], "web-0.18eaa23d6a771115");
+    assert_eq!(body["eventTime"], "2026-11-23T09:23:06.123456Z");
+    assert_eq!(body["regarding"]["uid"], "u");
+    let typed: Event = serde_json::from_value(body.clone()).unwrap();
+    assert_eq!(
+        serde_json::to_value(typed).unwrap(),
+        body,
+        "every field is one of the API"
+    );
+
+    let name = format!("{}.{}", "a".repeat(199), "b".repeat(53));
+    let long = pod_event_body(&"n1".into(), &event(&name, &"\u{e9}".repeat(2000)), at);
+    let made = long["metadata"]["name"].as_str().unwrap();
+    assert!(
+        made.len() <= 253 && made.starts_with("aaa") && !made.contains(".."),
+        "{made}"
+    );
+    assert!(long["note"].as_str().unwrap().len() <= 1024);
 }
