@@ -184,8 +184,6 @@ pub struct Ipam {
     pub reserved: Vec<IpNetwork>,
     /// Seconds until an abandoned attachment is taken down; 0 for never.
     pub collect_after_seconds: u64,
-    /// Seconds that addresses are kept for a pod that is to keep them.
-    pub keep_seconds: u64,
 }
 
 impl Default for Ipam {
@@ -198,7 +196,6 @@ impl Default for Ipam {
             block_rest_seconds: 60,
             reserved: Vec::new(),
             collect_after_seconds: 60,
-            keep_seconds: 86_400,
         }
     }
 }

@@ -225,7 +225,7 @@ fn the_api_server_is_said_once_and_well() {
 
 #[test]
 fn addresses_are_managed_within_bounds() {
-    let good = "[ipam]\nreserved = ['10.244.0.0/28']\ncollect_after_seconds = 0\nkeep_seconds = 60";
+    let good = "[ipam]\nreserved = ['10.244.0.0/28']\ncollect_after_seconds = 0";
     assert_eq!(problems(&format!("{MINIMAL}\n{good}")), [""; 0]);
     let pool = "mode = 'pool'\nblock_size_ipv4 = 30\nblock_size_ipv6 = 64\nreturn_after_seconds = 10\nblock_rest_seconds = 1";
     assert_eq!(problems(&format!("{MINIMAL}\n[ipam]\n{pool}")), [""; 0]);
@@ -238,8 +238,6 @@ fn addresses_are_managed_within_bounds() {
         ("reserved = ['10.244.0.1/28']", "has host bits set"),
         ("collect_after_seconds = 9", "10 to 86400, or 0 for never"),
         ("collect_after_seconds = 86401", "10 to 86400, or 0 for never"),
-        ("keep_seconds = 59", "60 to 2592000"),
-        ("keep_seconds = 2592001", "60 to 2592000"),
     ] {
         let found = problems(&format!("{MINIMAL}\n[ipam]\n{bad}"));
         assert!(found.len() == 1 && found[0].contains(said), "{bad}: {found:?}");
