@@ -3,10 +3,13 @@
 //! Runtimes mount `/proc/sys` read-only in a container that is not privileged. The host's own, mounted beside it, can be
 //! written: which namespace's parameters are there depends on who looks, not on whose mount it is.
 
-use crate::error::{Context, Result};
+use crate::error::{Context, OpError, Result};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -26,19 +29,64 @@ fn path(key: &str) -> PathBuf {
     Path::new(root).join(key)
 }
 
-/// Whether the kernel has IPv6.
+/// Whether the kernel has IPv6. Once it has, it keeps it.
 pub(crate) fn has_ipv6() -> bool {
-    path("ipv6").exists()
+    static HAS: OnceLock<()> = OnceLock::new();
+    HAS.get().is_some() || (path("ipv6").exists() && HAS.get_or_init(|| ()) == &())
+}
+
+/// A folder of parameters, of the network namespace that its opener was in. To find its way from `/proc/sys/net` the kernel
+/// goes through the folders of that name of all namespaces, one for each pod: it is done once for many parameters.
+pub(crate) struct Folder {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Folder {
+    /// Opens it by its name under `/proc/sys/net`.
+    pub(crate) fn open(name: &str) -> Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(&path(name), flags, Mode::empty());
+        Ok(Self {
+            fd: fd.doing(|| format!("open the sysctls net/{name}"))?,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Sets a parameter in it, as [`set`] does.
+    pub(crate) fn set(&self, key: &str, value: &str) -> Result<()> {
+        let open = |flags| openat(&self.fd, key, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from);
+        let name = || format!("net/{}/{key}", self.name);
+        let mut file = open(OFlag::O_RDONLY).doing(|| format!("read sysctl {}", name()))?;
+        if read(&mut file).doing(|| format!("read sysctl {}", name()))? == value {
+            return Ok(());
+        }
+        let written = open(OFlag::O_WRONLY).map_err(std::io::Error::from);
+        let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
+        written
+            .doing(|| format!("set sysctl {} to {value}", name()))
+            .map_err(remedy)
+    }
+}
+
+/// In one read: to ask for its length and its end costs as much again.
+fn read(file: &mut File) -> std::io::Result<String> {
+    let mut text = [0; 64];
+    let length = file.read(&mut text)?;
+    let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
+    Ok(text.trim().to_owned())
+}
+
+fn remedy(e: OpError) -> OpError {
+    e.remedy(format_args!(
+        "mount the host's /proc/sys/net at {HOST}, as the chart does, or set agent.privileged; or set it by hand"
+    ))
 }
 
 /// Reads a parameter, named as under `/proc/sys/net` with slashes: an interface's name may have dots.
 pub(crate) fn get(key: &str) -> Result<String> {
-    // In one read: to ask for its length and its end costs as much again.
-    let mut text = [0; 64];
-    let read = File::open(path(key)).and_then(|mut file| file.read(&mut text));
-    let length = read.doing(|| format!("read sysctl net/{key}"))?;
-    let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
-    Ok(text.trim().to_owned())
+    let text = File::open(path(key)).and_then(|mut file| read(&mut file));
+    text.doing(|| format!("read sysctl net/{key}"))
 }
 
 /// Why this parameter cannot be written; none if it can.
@@ -54,9 +102,5 @@ pub(crate) fn set(key: &str, value: &str) -> Result<()> {
     }
     std::fs::write(path(key), value)
         .doing(|| format!("set sysctl net/{key} to {value}"))
-        .map_err(|e| {
-            e.remedy(format_args!(
-                "mount the host's /proc/sys/net at {HOST}, as the chart does, or set agent.privileged; or set it by hand"
-            ))
-        })
+        .map_err(remedy)
 }

@@ -67,8 +67,8 @@ pub(super) fn ipv6_sysctls(name: &str) -> Result<()> {
     if !sysctl::has_ipv6() {
         return Ok(());
     }
-    V6.iter()
-        .try_for_each(|(key, value)| sysctl::set(&format!("ipv6/conf/{name}/{key}"), value))
+    let folder = sysctl::Folder::open(&format!("ipv6/conf/{name}"))?;
+    V6.iter().try_for_each(|(key, value)| folder.set(key, value))
 }
 
 fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {

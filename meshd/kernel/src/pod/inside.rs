@@ -104,11 +104,12 @@ pub(super) fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
     if !ipv6 || !sysctl::has_ipv6() {
         return Ok(());
     }
+    let folder = sysctl::Folder::open("ipv6/conf")?;
     for scope in ["all", "default", "lo", ifname] {
-        sysctl::set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+        folder.set(&format!("{scope}/disable_ipv6"), "0")?;
     }
-    sysctl::set(&format!("ipv6/conf/{ifname}/accept_dad"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{ifname}/accept_ra"), "0")
+    folder.set(&format!("{ifname}/accept_dad"), "0")?;
+    folder.set(&format!("{ifname}/accept_ra"), "0")
 }
 
 /// The way out for the family of `source`: the gateway's neighbour entry, an on-link route to it, and the default
