@@ -121,7 +121,11 @@ impl Plain {
 
     fn is_occupied(&self, now: Boot, prefix: IpNetwork) -> bool {
         let rests = |since: &Boot| now.since(*since) < self.rest;
-        let freed = self.freed.iter().filter(|(_, since)| rests(since)).map(|(a, _)| a);
+        let freed = self
+            .freed
+            .iter()
+            .filter(|(_, since)| rests(since))
+            .map(|(a, _)| a);
         self.in_use.iter().chain(freed).any(|a| prefix.contains(*a))
     }
 

@@ -137,7 +137,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
     let request = SocketMessage::Request {
         id: RequestId(1),
         deadline: meshd::clock::now().boot + Duration::from_millis(300),
-        call: CniCall::Add(Add {
+        call: Box::new(CniCall::Add(Add {
             id: AttachmentId {
                 container_id: "c".into(),
                 ifname: "eth0".into(),
@@ -147,7 +147,7 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
             wants: Wants::default(),
             token: 0,
             network: String::new(),
-        }),
+        })),
         reply,
     };
     drivers.socket.send(request).await.unwrap();

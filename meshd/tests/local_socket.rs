@@ -97,7 +97,7 @@ async fn a_request_reaches_the_loop_with_its_deadline_and_its_answer_comes_back(
     else {
         panic!("not a request");
     };
-    assert_eq!(call, CniCall::Del(attachment()));
+    assert_eq!(*call, CniCall::Del(attachment()));
     let five = Duration::from_secs(5);
     let after = meshd::clock::now().boot;
     assert!(
@@ -345,7 +345,7 @@ async fn deletions_that_were_noted_are_finished_at_the_start_and_what_is_no_note
     let SocketMessage::Request { call, reply, .. } = next(&mut daemon).await else {
         panic!("the noted deletion comes first");
     };
-    assert_eq!(call, CniCall::Del(id));
+    assert_eq!(*call, CniCall::Del(id));
     assert!(note.exists(), "it stays until it is done");
     reply.send(Ok(None)).unwrap();
     assert!(matches!(next(&mut daemon).await, SocketMessage::Finished));

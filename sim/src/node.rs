@@ -274,7 +274,14 @@ impl Sim {
         it.agent.as_ref()?;
         it.requests += 1;
         let id = RequestId(it.requests);
-        self.agent_event(node, Event::Cni(CniEvent::Request { id, deadline, call }));
+        self.agent_event(
+            node,
+            Event::Cni(CniEvent::Request {
+                id,
+                deadline,
+                call: Box::new(call),
+            }),
+        );
         Some(id)
     }
 

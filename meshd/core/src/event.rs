@@ -108,7 +108,7 @@ pub enum CniEvent {
         /// When the caller stops waiting.
         deadline: Boot,
         /// What is asked.
-        call: CniCall,
+        call: Box<CniCall>,
     },
     /// The caller went away before it was answered; what was begun is finished or undone all the same.
     Gone(RequestId),

@@ -30,7 +30,7 @@ pub enum SocketMessage {
         /// When the caller stops waiting.
         deadline: Boot,
         /// What is asked.
-        call: CniCall,
+        call: Box<CniCall>,
         /// Where the answer goes.
         reply: oneshot::Sender<Reply>,
     },

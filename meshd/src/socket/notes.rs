@@ -167,7 +167,7 @@ async fn delete(
     let message = SocketMessage::Request {
         id: request,
         deadline: crate::clock::now().boot + PATIENCE,
-        call: CniCall::Del(id.clone()),
+        call: Box::new(CniCall::Del(id.clone())),
         reply,
     };
     if events.send(message).await.is_err() {

@@ -154,7 +154,7 @@ async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Opt
     let message = SocketMessage::Request {
         id,
         deadline,
-        call,
+        call: Box::new(call),
         reply,
     };
     // A daemon that stops hangs up: whoever asked asks the next one, or leaves a note for it.

@@ -203,7 +203,11 @@ impl Script {
             self.requests += 1;
             let deadline = self.now.boot + Duration::from_secs(10);
             let id = RequestId(self.requests);
-            self.tell(Event::Cni(CniEvent::Request { id, deadline, call }));
+            self.tell(Event::Cni(CniEvent::Request {
+                id,
+                deadline,
+                call: Box::new(call),
+            }));
         }
         self.tell(Event::Kube(KubeEvent::PodDeleted(pod(name))));
         self.wait(Duration::from_secs(2));

@@ -65,7 +65,7 @@ impl NodeAgent {
     pub(crate) fn handle_cni(&mut self, now: Now, event: CniEvent) {
         match event {
             CniEvent::Request { id, .. } if self.requests.contains_key(&id) => {}
-            CniEvent::Request { id, deadline, call } => self.request(now, id, deadline, call),
+            CniEvent::Request { id, deadline, call } => self.request(now, id, deadline, *call),
             CniEvent::Gone(id) => {
                 let Some(pending) = self.requests.remove(&id) else {
                     return;

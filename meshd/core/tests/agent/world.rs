@@ -424,7 +424,11 @@ impl World {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         let deadline = self.now.boot + Duration::from_secs(10);
-        self.tell(Event::Cni(CniEvent::Request { id, deadline, call }));
+        self.tell(Event::Cni(CniEvent::Request {
+            id,
+            deadline,
+            call: Box::new(call),
+        }));
         id
     }
 
