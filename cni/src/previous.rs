@@ -8,6 +8,7 @@ use meshd_model::attachment::MacAddr;
 use meshd_model::cni::{Check, CniError, code};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::net::IpAddr;
 
 /// Keys of an interface that CNI 1.1.0 brought.
 const INTERFACE_1_1_0: [&str; 3] = ["mtu", "socketPath", "pciID"];
@@ -51,12 +52,16 @@ struct Interface {
 struct Ip {
     address: IpNetwork,
     #[serde(default)]
+    gateway: Option<IpAddr>,
+    #[serde(default)]
     interface: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Route {
     dst: IpNetwork,
+    #[serde(default)]
+    gw: Option<IpAddr>,
 }
 
 fn invalid(details: impl Into<String>) -> CniError {
@@ -115,12 +120,12 @@ impl Previous {
             .interfaces
             .iter()
             .position(|i| i.name == id.ifname && i.is_in_a_pod());
-        let addresses: Vec<_> = self
-            .ips
-            .iter()
+        let ips = self.ips.iter();
+        let ips: Vec<_> = ips
             .filter(|ip| index.is_some() && ip.interface == index)
-            .map(|ip| ip.address)
             .collect();
+        let addresses: Vec<_> = ips.iter().map(|ip| ip.address).collect();
+        let by_us = |route: &&Route| route.gw.is_some() && ips.iter().any(|ip| ip.gateway == route.gw);
         let Some(pod) = index
             .map(|i| &self.interfaces[i])
             .filter(|_| !addresses.is_empty())
@@ -137,6 +142,7 @@ impl Previous {
         Ok(Check {
             mac: pod.mac.as_deref().map(mac).transpose()?,
             mtu: pod.mtu.filter(|mtu| *mtu != 0),
+            routes: self.routes.iter().filter(by_us).map(|route| route.dst).collect(),
             host: host.map(|i| (i.name.clone(), host_mac)),
             id,
             netns,

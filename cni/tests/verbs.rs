@@ -185,6 +185,7 @@ fn check() {
         ],
         mac: Some(MacAddr([0xea, 0, 0, 0, 0, 2])),
         mtu: None,
+        routes: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         // The host's end is found by its name, which is not the one of this result.
         host: None,
     };

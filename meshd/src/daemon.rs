@@ -51,7 +51,9 @@ pub async fn serve(settings: &Settings, stop: impl Future<Output = ()>) -> anyho
     let config = settings.agent_config(identity);
     // The socket first: where another daemon is alive, nothing of the node is touched.
     let calls = Calls::default();
-    let listener = Listener::bind(&settings.socket)?.counting(calls.clone());
+    let listener = Listener::bind(&settings.socket)?
+        .looking(|check| Box::pin(async move { meshd_kernel::differences(&check).await }))
+        .counting(calls.clone());
     let (kernel, kernel_task) = start_kernel(settings, key).context("cannot reach the node's kernel")?;
     let store = start_store(&settings.state_dir).context("cannot start the store's thread")?;
     let moved = Arc::new(Notify::new());

@@ -26,5 +26,5 @@ mod watch;
 
 pub use config::{DeviceChoice, DriverConfig, KeySource};
 pub use driver::{DriverError, KernelDriver};
-pub use pod::obstacle;
+pub use pod::{differences, obstacle};
 pub use teardown::{Teardown, teardown};

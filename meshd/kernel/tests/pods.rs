@@ -3,6 +3,7 @@
 mod support;
 
 use meshd_core::KernelOp::{AttachPod, DetachPod, RemovePodLink, SetRoute};
+use meshd_model::cni::Check;
 use meshd_model::kernel::{PodLink, PodLinkState, Route, RouteTarget, TABLE_MAIN, UNREACHABLE_METRIC};
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::link::VethLink;
@@ -385,4 +386,154 @@ fn assign_type(ifname: &str) -> String {
     read.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         .trim()
         .to_owned()
+}
+
+/// What the pod's main table says of its ways out: the interfaces of the default routes, both families.
+fn ways_out(sandbox: &Sandbox) -> Vec<String> {
+    sandbox.netlink(|conn| async move {
+        let names = conn.get_interface_names().await.unwrap();
+        let routes = conn.get_routes().await.unwrap();
+        let defaults = routes
+            .iter()
+            .filter(|r| r.is_default() && r.gateway().is_some() && r.table_id() == TABLE_MAIN);
+        defaults.map(|r| names[&r.oif().unwrap()].clone()).collect()
+    })
+}
+
+/// The pod's second interface, as the agent asks for it.
+fn second(sandbox: &Sandbox, n: u8) -> PodLink {
+    let mut link = pod(sandbox, n);
+    link.id.ifname = "net1".to_owned();
+    link.secondary = true;
+    link
+}
+
+/// Whether the pod reaches this from one of its addresses.
+fn asks_from(sandbox: &Sandbox, from: std::net::IpAddr, to: std::net::SocketAddr) -> bool {
+    sandbox.run(move || {
+        let socket = std::net::UdpSocket::bind((from, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(b"from here", to).unwrap();
+        socket.recv_from(&mut [0; 16]).is_ok()
+    })
+}
+
+#[test]
+fn a_second_interface_leaves_the_first_its_default_routes_and_goes_alone() {
+    node("a_second_interface", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let (mut first, second) = (pod(&sandbox, 2), second(&sandbox, 3));
+        // As a runtime that names one.
+        first.mac = meshd_model::attachment::MacAddr([0x0a, 1, 2, 3, 4, 5]);
+        node.apply(AttachPod(first.clone())).await;
+        assert_eq!(ways_out(&sandbox), ["eth0", "eth0"]);
+        node.apply(AttachPod(second.clone())).await;
+        // Again, as after a restart of the daemon.
+        node.apply(AttachPod(second.clone())).await;
+        assert_eq!(
+            ways_out(&sandbox),
+            ["eth0", "eth0"],
+            "the default routes are the first's"
+        );
+        assert_eq!(links(&sandbox), ["eth0", "lo", "net1"]);
+        for (name, link) in [("eth0", &first), ("net1", &second)] {
+            let there = sandbox.netlink(move |conn| async move {
+                let link = conn.get_link_by_name(name).await.unwrap().expect(name);
+                link.address().unwrap().to_vec()
+            });
+            assert_eq!(there, link.mac.0, "the MAC of {name}");
+        }
+
+        // What the node asks is answered from the address that it asked, and by its own interface: by the other one it
+        // would be dropped for spoofing.
+        for link in [&first, &second] {
+            for &address in &link.addresses {
+                let at = sandbox.echo(&socket(address, 7000).to_string());
+                assert!(ask(at), "the node reaches {at}");
+            }
+            for (family, any) in [(0, "0.0.0.0:0"), (1, "[::]:0")] {
+                let port = spawn_echo(std::net::UdpSocket::bind(any).unwrap()).port();
+                let to = socket(link.host_addresses[family], port);
+                let from = link.addresses[family];
+                assert!(asks_from(&sandbox, from, to), "{from} reaches the node at {to}");
+            }
+        }
+
+        node.apply(DetachPod(second.clone())).await;
+        node.apply(RemovePodLink(second)).await;
+        assert_eq!(links(&sandbox), ["eth0", "lo"]);
+        assert_eq!(ways_out(&sandbox), ["eth0", "eth0"]);
+        for &address in &first.addresses {
+            assert!(ask(socket(address, 7000)), "{address} answers still");
+        }
+    });
+}
+
+/// What a runtime says in CHECK of a link that ADD has made, with the routes of a first interface.
+fn check_of(link: &PodLink) -> Check {
+    let routes = ["0.0.0.0/0", "::/0"].map(|dst| dst.parse().unwrap());
+    Check {
+        id: link.id.clone(),
+        netns: link.netns.clone(),
+        addresses: link.addresses.iter().map(|a| (*a).into()).collect(),
+        mac: Some(link.mac),
+        mtu: Some(link.mtu.into()),
+        routes: if link.secondary {
+            Vec::new()
+        } else {
+            routes.to_vec()
+        },
+        host: None,
+    }
+}
+
+#[test]
+fn a_look_finds_nothing_after_add_and_names_what_differs_later() {
+    node("a_look_finds_nothing", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let (mut first, mut second) = (pod(&sandbox, 2), second(&sandbox, 3));
+        first.host_ifname = first.id.host_ifname();
+        second.host_ifname = second.id.host_ifname();
+        for link in [&first, &second] {
+            node.apply(AttachPod(link.clone())).await;
+            let found = meshd_kernel::differences(&check_of(link)).await;
+            assert_eq!(found, Ok(Vec::new()), "right after ADD");
+        }
+        let check = check_of(&first);
+
+        sandbox.netlink(|conn| async move { conn.flush_addresses("eth0").await.unwrap() });
+        let found = meshd_kernel::differences(&check).await.unwrap();
+        for address in &first.addresses {
+            let gone = format!("does not have address {address}");
+            assert!(found.iter().any(|line| line.contains(&gone)), "{found:?}");
+        }
+        // They went with the addresses, the IPv6 one stays.
+        assert!(
+            found.iter().any(|line| line.contains("no route 0.0.0.0/0")),
+            "{found:?}"
+        );
+        node.apply(AttachPod(first.clone())).await;
+        assert_eq!(meshd_kernel::differences(&check).await, Ok(Vec::new()), "mended");
+
+        sandbox.netlink(|conn| async move {
+            conn.set_link_mtu("eth0", 1480).await.unwrap();
+            conn.set_link_address("eth0", [2, 0, 0, 0, 9, 9]).await.unwrap();
+        });
+        let forwarding = format!("ipv4/conf/{}/forwarding", first.host_ifname);
+        std::fs::write(format!("/proc/sys/net/{forwarding}"), "0").unwrap();
+        let found = meshd_kernel::differences(&check).await.unwrap();
+        for what in ["MTU 1480", "another MAC", &forwarding] {
+            assert!(
+                found.iter().any(|line| line.contains(what)),
+                "{what} of {found:?}"
+            );
+        }
+        let second = meshd_kernel::differences(&check_of(&second)).await;
+        assert_eq!(second, Ok(Vec::new()), "the other interface is as it was");
+        node.apply(RemovePodLink(first)).await;
+        let found = meshd_kernel::differences(&check).await.unwrap();
+        assert!(found[0].contains("is not there"), "{found:?}");
+    });
 }

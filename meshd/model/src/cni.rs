@@ -117,6 +117,9 @@ pub struct Check {
     /// MTU of the pod's end, in bytes.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Destinations of its routes by the gateways of our interface.
+    #[serde(default)]
+    pub routes: Vec<IpNetwork>,
     /// Name and MAC of the host's end.
     #[serde(default)]
     pub host: Option<(String, Option<MacAddr>)>,

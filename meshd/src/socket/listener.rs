@@ -1,8 +1,8 @@
 //! Makes the socket, and takes connections from those who may.
 
-use super::SocketMessage;
 use super::notes::{self, Notes};
 use super::session::{Asked, refuse, serve};
+use super::{Look, SocketMessage};
 use crate::limit::RateLimit;
 use crate::metrics::Calls;
 use meshd_model::AttachmentId;
@@ -56,6 +56,7 @@ pub struct Listener {
     calls: Calls,
     notes: Notes,
     noted: Vec<AttachmentId>,
+    look: Look,
 }
 
 impl Listener {
@@ -94,6 +95,7 @@ impl Listener {
             listener,
             noted: notes.read(),
             notes,
+            look: |_| Box::pin(async { Ok(Vec::new()) }),
             path: path.to_owned(),
             connections: CONNECTIONS_MAX,
             calls: Calls::default(),
@@ -111,6 +113,13 @@ impl Listener {
     #[must_use]
     pub fn counting(mut self, calls: Calls) -> Self {
         self.calls = calls;
+        self
+    }
+
+    /// Has CHECK look at the pods in this way, too; not at all unless told.
+    #[must_use]
+    pub fn looking(mut self, look: Look) -> Self {
+        self.look = look;
         self
     }
 
@@ -137,6 +146,7 @@ impl Listener {
             events: events.clone(),
             ids,
             notes: self.notes.clone(),
+            look: self.look,
             calls: self.calls.clone(),
         };
         let mut limit = RateLimit::new(Duration::from_secs(10));

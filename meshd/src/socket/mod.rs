@@ -11,14 +11,18 @@ pub mod client;
 
 use meshd_core::{CniCall, Numbers, RequestId};
 use meshd_model::Boot;
-use meshd_model::cni::{Added, CniError};
+use meshd_model::cni::{Added, Check, CniError};
 use meshd_model::status::Status;
+use std::pin::Pin;
 use tokio::sync::oneshot;
 
 pub use listener::{Listener, SocketError};
 
 /// What the agent answers a runtime with; none of a result for DEL, CHECK and GC.
 pub type Reply = Result<Option<Added>, CniError>;
+
+/// A look at a pod's end of its link, for CHECK: what differs.
+pub type Look = fn(Check) -> Pin<Box<dyn Future<Output = Result<Vec<String>, String>> + Send>>;
 
 /// What the socket says to the event loop.
 #[derive(Debug)]

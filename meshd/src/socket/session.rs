@@ -1,11 +1,11 @@
 //! One connection: one request, one answer.
 
 use super::notes::Notes;
-use super::{Reply, SocketMessage};
+use super::{Look, Reply, SocketMessage};
 use crate::clock;
 use crate::metrics::{Calls, verb};
 use meshd_core::{CniCall, RequestId};
-use meshd_model::cni::{Call, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Response, code};
+use meshd_model::cni::{Call, Check, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Response, code};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ pub(super) struct Asked {
     /// The number of the next request.
     pub(super) ids: Arc<AtomicU64>,
     pub(super) notes: Notes,
+    pub(super) look: Look,
     pub(super) calls: Calls,
 }
 
@@ -131,7 +132,11 @@ fn parse(line: &[u8]) -> Result<Request, CniError> {
 /// Asks the event loop and waits, for the answer, the deadline, or the caller to go away: then there is none.
 async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Option<Response> {
     let Asked {
-        events, ids, notes, ..
+        events,
+        ids,
+        notes,
+        look: looks,
+        ..
     } = asked;
     let wait = Duration::from_millis(request.deadline_ms).min(DEADLINE_MAX);
     let call = match request.call {
@@ -143,12 +148,17 @@ async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Opt
         Call::Check(check) => CniCall::Check(check),
         Call::Gc(gc) => CniCall::Gc(gc),
     };
+    let looked_at = match &call {
+        CniCall::Check(check) => Some(check.clone()),
+        _ => None,
+    };
     let about = match &call {
         CniCall::Add(add) => Some(add.id.clone()),
         CniCall::Del(id) => Some(id.clone()),
         _ => None,
     };
     let id = RequestId(ids.fetch_add(1, Ordering::Relaxed));
+    let begun = Instant::now();
     let deadline = clock::now().boot + wait;
     let (reply, mut replied) = oneshot::channel();
     let message = SocketMessage::Request {
@@ -170,6 +180,9 @@ async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Opt
         () = gone(stream) => None,
         () = tokio::time::sleep(wait) => Some(too_late(wait)),
     };
+    if let (Some(check), Some(Response::Done)) = (&looked_at, &response) {
+        return Some(look(check, *looks, wait.saturating_sub(begun.elapsed())).await);
+    }
     if let (Some(id), Some(Response::Added(_) | Response::Done)) = (&about, &response) {
         notes.remove(id);
     }
@@ -184,6 +197,32 @@ async fn answer(stream: &mut UnixStream, request: Request, asked: &Asked) -> Opt
         let _ = timeout(IO_MAX, events.send(SocketMessage::Gone(id))).await;
     }
     response
+}
+
+/// What the agent does not know: whether the pod's end is as prevResult says. A look changes nothing, so that it needs
+/// neither the agent nor the queue of its actions.
+async fn look(check: &Check, looks: Look, wait: Duration) -> Response {
+    let told = |code, msg: String, details: &str| {
+        Response::Error(CniError {
+            code,
+            msg,
+            details: details.into(),
+        })
+    };
+    match timeout(wait, looks(check.clone())).await {
+        Ok(Ok(found)) if found.is_empty() => Response::Done,
+        Ok(Ok(found)) => told(
+            code::DIFFERS,
+            format!("{} is not as ADD left it: {}", check.id, found.join("; ")),
+            "DEL and ADD mend it",
+        ),
+        Ok(Err(why)) => told(
+            code::KERNEL,
+            format!("{} cannot be looked at: {why}", check.id),
+            "see meshd's log, and the kernel's",
+        ),
+        Err(_) => too_late(wait),
+    }
 }
 
 fn replied_with(reply: Reply) -> Response {

@@ -54,6 +54,20 @@ impl NodeAgent {
         if expected != held {
             return differs(format!("prevResult names {expected:?}, its lease {held:?}"));
         }
+        if let Some(mac) = check.mac.filter(|mac| *mac != lease.mac) {
+            return differs(format!(
+                "prevResult gives {} the MAC {mac}, its lease {}",
+                id.ifname, lease.mac
+            ));
+        }
+        if let Some((name, mac)) = &check.host
+            && (*name != lease.host_ifname || mac.is_some_and(|mac| mac != lease.host_mac))
+        {
+            return differs(format!(
+                "prevResult names {name} {mac:?} on the host, its lease {}",
+                lease.host_ifname
+            ));
+        }
         let there = self.observed.links.get(&lease.host_ifname);
         let mtu = self.local.mtu.or(there.map(|l| l.mtu));
         match difference(&link(lease, Vec::new(), mtu), there) {

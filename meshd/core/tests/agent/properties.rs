@@ -214,6 +214,7 @@ impl World {
                     addresses: Vec::new(),
                     mac: None,
                     mtu: None,
+                    routes: Vec::new(),
                     host: None,
                 };
                 self.ask(CniCall::Check(check));

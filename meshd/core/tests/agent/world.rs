@@ -460,6 +460,7 @@ impl World {
             addresses,
             mac: None,
             mtu: None,
+            routes: Vec::new(),
             host: None,
         };
         self.answer(CniCall::Check(check)).map(|r| assert!(r.is_none()))

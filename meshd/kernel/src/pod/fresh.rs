@@ -103,7 +103,8 @@ fn finish(
     link: &PodLink,
     host: &Link,
 ) -> Result<bool> {
-    let Some(index) = host.peer else {
+    // Rules and a table of its own are for the steps that mend.
+    let Some(index) = host.peer.filter(|_| !link.secondary) else {
         return Ok(false);
     };
     host::ipv6_sysctls(&link.host_ifname)?;

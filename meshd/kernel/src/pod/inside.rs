@@ -2,12 +2,16 @@
 
 use super::{Context, OpError, Result};
 use crate::link::wait_operational;
-use crate::{address, neigh, sysctl};
+use crate::{address, neigh, rule, sysctl};
 use meshd_model::attachment::MacAddr;
-use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink};
+use meshd_model::kernel::{Mark, POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink, Rule, TABLE_MAIN};
 use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
 use nlink::{Connection, Route};
 use std::net::IpAddr;
+
+/// Tables in the pod, by the index of an interface that is not its first, and the priority of the rules that ask them.
+const SECONDARY_TABLES: u32 = 0x6d73_0000;
+const SECONDARY_PRIORITY: u32 = 1000;
 
 /// What the pod's end shall be.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub(super) struct Inside {
     pub(super) host_mac: MacAddr,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) mtu: u16,
+    /// The default routes of the main table are another interface's.
+    pub(super) secondary: bool,
 }
 
 impl Inside {
@@ -26,6 +32,15 @@ impl Inside {
             host_mac: link.host_mac,
             addresses: link.addresses.clone(),
             mtu: link.mtu,
+            secondary: link.secondary,
+        }
+    }
+
+    /// Where its default routes are.
+    fn table(&self, index: u32) -> u32 {
+        match self.secondary {
+            true => SECONDARY_TABLES | (index & 0xffff),
+            false => TABLE_MAIN,
         }
     }
 }
@@ -92,6 +107,9 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
         spec.addresses.iter().find(|a| a.is_ipv6()),
     ] {
         let Some(&address) = family else { continue };
+        if spec.secondary {
+            answer_by_itself(&conn, index, &spec, address).await?;
+        }
         default_route(&conn, index, &spec, address).await?;
     }
     wait_operational(&conn, index, name).await?;
@@ -112,9 +130,22 @@ pub(super) fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
     folder.set(&format!("{ifname}/accept_ra"), "0")
 }
 
+/// What the pod sends from this address leaves by this interface, whatever its default routes are: on any other it would
+/// be dropped for spoofing, answers to what came in here among it.
+async fn answer_by_itself(conn: &Connection<Route>, index: u32, spec: &Inside, source: IpAddr) -> Result<()> {
+    let rule = Rule {
+        from: source.into(),
+        unless_mark: Mark { value: 0, mask: 0 },
+        table: spec.table(index),
+        priority: SECONDARY_PRIORITY,
+    };
+    rule::set(conn, &rule).await
+}
+
 /// The way out for the family of `source`: the gateway's neighbour entry, an on-link route to it, and the default
 /// route through it.
 async fn default_route(conn: &Connection<Route>, index: u32, spec: &Inside, source: IpAddr) -> Result<()> {
+    let table = spec.table(index);
     let mtu = RouteMetrics::new().mtu(u32::from(spec.mtu));
     let what = || format!("add the default route through {} in the pod", spec.ifname);
     match source {
@@ -122,22 +153,27 @@ async fn default_route(conn: &Connection<Route>, index: u32, spec: &Inside, sour
             neigh::set(conn, index, POD_GATEWAY_V4.into(), spec.host_mac).await?;
             let gateway = Ipv4Route::from_addr(POD_GATEWAY_V4, 32)
                 .dev_index(index)
+                .table(table)
                 .prefsrc(source);
             conn.replace_route(gateway).await.doing(what)?;
             let default = Ipv4Route::default_route()
                 .gateway(POD_GATEWAY_V4)
-                .dev_index(index);
+                .dev_index(index)
+                .table(table);
             conn.replace_route(default.prefsrc(source).onlink().metrics(mtu))
                 .await
                 .doing(what)
         }
         IpAddr::V6(_) => {
             neigh::set(conn, index, POD_GATEWAY_V6.into(), spec.host_mac).await?;
-            let gateway = Ipv6Route::from_addr(POD_GATEWAY_V6, 128).dev_index(index);
+            let gateway = Ipv6Route::from_addr(POD_GATEWAY_V6, 128)
+                .dev_index(index)
+                .table(table);
             conn.replace_route(gateway).await.doing(what)?;
             let default = Ipv6Route::default_route()
                 .gateway(POD_GATEWAY_V6)
-                .dev_index(index);
+                .dev_index(index)
+                .table(table);
             conn.replace_route(default.onlink().metrics(mtu))
                 .await
                 .doing(what)

@@ -1,10 +1,12 @@
 //! Pods' links: a veth pair, its far end made straight in the pod's network namespace.
 
+mod check;
 mod fresh;
 mod host;
 mod inside;
 mod remover;
 
+pub use check::differences;
 pub use host::obstacle;
 pub(crate) use remover::{Doomed, Outcome, Remover};
 
