@@ -51,6 +51,12 @@ impl Notes {
         }
     }
 
+    /// Whether the deletion is still to be done. A note that cannot be looked at counts: its deletion would be lost.
+    fn holds(&self, id: &AttachmentId) -> bool {
+        let found = fs::symlink_metadata(self.folder.join(note_name(id)));
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whose deletions wait. What is no note is removed: nothing else belongs here.
     pub(super) fn read(&self) -> Vec<AttachmentId> {
         let entries = match fs::read_dir(&self.folder) {
@@ -134,7 +140,8 @@ pub(super) async fn finish(
     }
 }
 
-/// Tries each once; gives those that failed.
+/// Tries each once that still has its note; gives those that failed. Where the note is gone, somebody else was answered
+/// since: another DEL, or an ADD, whose attachment would be deleted.
 async fn once(
     notes: &Notes,
     all: Vec<AttachmentId>,
@@ -144,6 +151,9 @@ async fn once(
     let mut failed = Vec::new();
     let mut under_way = JoinSet::new();
     for id in all {
+        if !notes.holds(&id) {
+            continue;
+        }
         if under_way.len() >= AT_ONCE {
             failed.extend(under_way.join_next().await.and_then(|done| done.ok().flatten()));
         }
@@ -183,5 +193,75 @@ async fn delete(
             Some(id)
         }
         _ => Some(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_model::cni::{CniError, code};
+    use tokio::sync::mpsc;
+
+    fn noted(notes: &Notes, container_id: &str) -> AttachmentId {
+        let id = AttachmentId {
+            container_id: container_id.into(),
+            ifname: "eth0".into(),
+        };
+        fs::create_dir_all(&notes.folder).unwrap();
+        fs::write(
+            notes.folder.join(note_name(&id)),
+            serde_json::to_vec(&id).unwrap(),
+        )
+        .unwrap();
+        id
+    }
+
+    /// Answers every deletion with an error, and gives whose it was.
+    async fn refuse(mut messages: mpsc::Receiver<SocketMessage>) -> Vec<AttachmentId> {
+        let mut asked = Vec::new();
+        while let Some(message) = messages.recv().await {
+            let SocketMessage::Request { call, reply, .. } = message else {
+                panic!("not a request");
+            };
+            let CniCall::Del(id) = *call else {
+                panic!("not a deletion");
+            };
+            asked.push(id);
+            let busy = CniError {
+                code: code::TRY_AGAIN,
+                msg: "busy".into(),
+                details: String::new(),
+            };
+            let _ = reply.send(Err(busy));
+        }
+        asked
+    }
+
+    /// One try of these, which the daemon refuses: what it was asked for, and what is left.
+    async fn tried(notes: &Notes, all: &[AttachmentId]) -> (Vec<AttachmentId>, Vec<AttachmentId>) {
+        let (events, messages) = mpsc::channel(16);
+        let ids = AtomicU64::new(0);
+        let work = async {
+            let left = once(notes, all.to_vec(), &events, &ids).await;
+            drop(events);
+            left
+        };
+        tokio::join!(refuse(messages), work)
+    }
+
+    #[tokio::test]
+    async fn a_deletion_whose_note_somebody_took_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::beside(&folder.path().join("meshd.sock"));
+        let (added, gone) = (noted(&notes, "added-again"), noted(&notes, "gone"));
+        let both = [added.clone(), gone.clone()];
+        let (asked, left) = tried(&notes, &both).await;
+        assert_eq!(asked.len(), 2);
+        assert_eq!(left.len(), 2, "what failed is tried again");
+
+        // As a session does that has answered an ADD.
+        notes.remove(&added);
+        let (asked, left) = tried(&notes, &left).await;
+        assert_eq!((asked, left), (vec![gone.clone()], vec![gone]));
     }
 }
