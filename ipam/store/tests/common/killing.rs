@@ -15,7 +15,8 @@ const BUDGET: Duration = Duration::from_secs(3);
 /// The longest that a child works before it is killed.
 const LIFE: Duration = Duration::from_millis(12);
 
-/// What a child writes down. A line is one write, which the kernel keeps when the process dies.
+/// What a child writes down. A line is one write, which the kernel keeps when the process dies; one that crosses the border
+/// of a page may be cut off there, and does not count.
 pub struct Log(File);
 
 impl Log {
@@ -73,5 +74,7 @@ fn live_and_die(child: &str, folder: &Path, life: Duration) -> String {
     process.kill().unwrap();
     let status = process.wait().unwrap();
     assert_eq!(status.code(), None, "the child ended by itself: {status}");
-    fs::read_to_string(log(folder)).unwrap()
+    let mut said = fs::read_to_string(log(folder)).unwrap();
+    said.truncate(said.rfind('\n').map_or(0, |end| end + 1));
+    said
 }
