@@ -389,6 +389,7 @@ impl Cluster {
             self.delete_pod(&name).await?;
         }
         self.settle().await?;
+        self.wait_for_deletions().await?;
         let mut found = Vec::new();
         for node in &mut self.nodes {
             tell(format!("shutting {} down", node.name));

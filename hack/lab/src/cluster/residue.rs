@@ -32,6 +32,19 @@ impl Cluster {
         }
     }
 
+    /// A daemon that is stopped keeps the lease of a link that was being deleted, for its next start.
+    pub(super) async fn wait_for_deletions(&self) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < LINGER {
+            let leases: Result<Vec<_>> = self.nodes.iter().map(super::Node::leases).collect();
+            if leases?.iter().all(Vec::is_empty) {
+                break;
+            }
+            tokio::time::sleep(LINGER / 50).await;
+        }
+        Ok(())
+    }
+
     async fn residue_now(&mut self) -> Result<Vec<String>> {
         self.settle().await?;
         let mut found = Vec::new();
