@@ -3,8 +3,11 @@
 use crate::arm::SimArm;
 use crate::config::{Config, NODES_MAX};
 use crate::sim::{Sim, Violation};
+use meshd_core::Pool;
+use meshd_model::net::Family;
 use meshd_scenario::{Progress, Report, Scenario, Span, Step, run};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a simulated run has to say. The same arguments give the same report, to the byte.
@@ -96,6 +99,7 @@ pub fn run_scenario(
     let mut sim = Sim::new(Config {
         families,
         second_interface: scenario.second_interface,
+        pool: scenario.pool.then(|| pool(&scenario.families)),
         ..config
     });
     for nat in &scenario.behind_nat {
@@ -116,5 +120,18 @@ pub fn run_scenario(
         simulated_us: meshd_scenario::time::micros(sim.elapsed()),
         violation: sim.violation().cloned(),
         report,
+    }
+}
+
+/// The pool mode as the daemon has it by default.
+fn pool(families: &BTreeSet<Family>) -> Pool {
+    let size = |family: &Family| match family {
+        Family::V4 => 26,
+        Family::V6 => 122,
+    };
+    Pool {
+        block_sizes: families.iter().map(|f| (*f, size(f))).collect(),
+        return_after: Duration::from_secs(600),
+        rest: Duration::from_secs(60),
     }
 }

@@ -1,7 +1,8 @@
 //! The lab's side of the API server: what a cluster's administrator, controllers and scheduler would write.
 
-use crate::plan::{Families, Plan, of_families};
+use crate::plan::{Families, Plan};
 use anyhow::{Context, Result, anyhow};
+use ipnetwork::IpNetwork;
 use kube::{Client, Config};
 use meshd_model::NodeName;
 use serde_json::{Value, json};
@@ -46,20 +47,18 @@ impl Kubernetes {
         Ok(Self { client })
     }
 
-    /// Creates a Node as a kubelet and the controller manager would: addresses and pod CIDRs.
+    /// Creates a Node as a kubelet and the controller manager would: addresses and pod CIDRs, if there are any.
     pub async fn create_node(
         &self,
         name: &NodeName,
-        i: usize,
-        families: &Families,
+        cidrs: &[IpNetwork],
         addresses: &[IpAddr],
     ) -> Result<()> {
-        let cidrs = of_families(families, Plan::pod_cidrs(i));
         let node = json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-            "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+            "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
             "status": {"addresses": status_addresses(name, addresses)},
         });
         self.call("POST", "/api/v1/nodes", "application/json", &node)

@@ -126,6 +126,7 @@ fn inside(inside: Inside) -> Result<()> {
     let nodes = order.nodes.unwrap_or(scenario.nodes);
     let setup = Setup {
         second_interface: scenario.second_interface,
+        pool: scenario.pool,
         ..Setup::from(order.mode)
     };
     let mut setups = vec![setup; nodes];

@@ -39,6 +39,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("netns", "first_light_on_ipv6_alone", || {
             on_netns(&with_families("ipv6"))
         }),
+        trial(
+            "sim",
+            "first_light_with_blocks_of_a_pool",
+            || on_sim(&with_pool()),
+        ),
+        trial("netns", "first_light_with_blocks_of_a_pool", || {
+            on_netns(&with_pool())
+        }),
         trial("sim", "endpoints", || on_sim(ENDPOINTS)),
         trial("netns", "endpoints", || on_netns(ENDPOINTS)),
         trial("sim", "second_interface", || on_sim(SECOND_INTERFACE)),
@@ -53,6 +61,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// First light in a cluster whose nodes, pods and services have addresses of one family.
 fn with_families(family: &str) -> String {
     format!("families: [{family}]\n{}", Scenario::FIRST_LIGHT)
+}
+
+/// First light in a cluster whose nodes claim blocks of the pod CIDRs for themselves.
+fn with_pool() -> String {
+    format!("pool: true\n{}", Scenario::FIRST_LIGHT)
 }
 
 /// Runs a scenario with real processes.

@@ -23,6 +23,8 @@ pub struct Scenario {
     /// Whether each node has a second interface on the underlay, at whose addresses it is configured to be reached, where
     /// the arm makes its own.
     pub second_interface: bool,
+    /// Whether the nodes claim blocks of the pod CIDRs for themselves (IPAM's pool mode), where the arm makes its own.
+    pub pool: bool,
     /// Kubernetes manifests to create before the first step (YAML).
     pub manifests: Option<String>,
     /// What happens, in order.
@@ -74,6 +76,8 @@ struct Raw {
     behind_nat: Vec<BehindNat>,
     #[serde(default, rename = "second-interface")]
     second_interface: bool,
+    #[serde(default)]
+    pool: bool,
     #[serde(default)]
     manifests: Option<String>,
     steps: Vec<serde_json::Value>,
@@ -141,6 +145,7 @@ impl Scenario {
             families: raw.families.into_iter().map(Family::from).collect(),
             behind_nat: raw.behind_nat,
             second_interface: raw.second_interface,
+            pool: raw.pool,
             manifests: raw.manifests,
             steps,
         })

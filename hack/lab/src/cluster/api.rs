@@ -3,7 +3,7 @@
 use super::relay::Relay;
 use crate::plan::{Families, Plan};
 use anyhow::{Context, Result, bail};
-use meshd_apiserver::{ApiServer, Config, Time};
+use meshd_apiserver::{ApiServer, Config, Resource, Time};
 use meshd_apiserver_http::{Running, Shared, serve};
 use meshd_model::NodeName;
 use serde_json::{Value, json};
@@ -34,8 +34,10 @@ impl Api {
     pub fn embedded() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Time(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        let mut server = ApiServer::new(Config::default(), now);
+        server.register(Resource::new("meshd.dev", "v1alpha1", "ipblocks", "IPBlock"));
         Self::Embedded {
-            server: Shared::new(ApiServer::new(Config::default(), now)),
+            server: Shared::new(server),
             running: None,
         }
     }

@@ -160,7 +160,7 @@ impl Cluster {
             self.underlay.plug_second(&netns, &second).await?;
         }
         self.kubernetes
-            .create_node(&name, number, families, &addresses)
+            .create_node(&name, &setup.pod_cidrs(families, number), &addresses)
             .await?;
         let mut node = Node::create(
             number,
@@ -348,11 +348,12 @@ impl Cluster {
     /// Deletes a Node and creates it again under its name.
     pub async fn recreate_node(&mut self, name: &NodeName) -> Result<()> {
         let node = self.node(name)?;
-        let (number, addresses) = (node.number, node.addresses.clone());
+        let (cidrs, addresses) = (
+            node.setup.pod_cidrs(&self.families, node.number),
+            node.addresses.clone(),
+        );
         self.kubernetes.delete_node(name).await?;
-        self.kubernetes
-            .create_node(name, number, &self.families, &addresses)
-            .await
+        self.kubernetes.create_node(name, &cidrs, &addresses).await
     }
 
     /// Gives a node other addresses on the underlay, and writes them to its Node as its kubelet does.

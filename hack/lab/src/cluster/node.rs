@@ -57,6 +57,8 @@ pub struct Setup {
     pub nat: Option<BehindNat>,
     /// Whether it has a second interface, at whose addresses it is to be reached.
     pub second_interface: bool,
+    /// Whether it claims blocks of the pod CIDRs for itself, and its Node is given none.
+    pub pool: bool,
 }
 
 impl From<Mode> for Setup {
@@ -75,6 +77,14 @@ impl Setup {
             return format!("interface:{SECOND}");
         }
         "internal-ip".to_owned()
+    }
+
+    /// What its Node is given as pod CIDRs.
+    pub(super) fn pod_cidrs(&self, families: &Families, number: usize) -> Vec<IpNetwork> {
+        match self.pool {
+            true => Vec::new(),
+            false => of_families(families, Plan::pod_cidrs(number)),
+        }
     }
 
     /// The node's first addresses.
@@ -101,7 +111,7 @@ pub struct Node {
     /// Its echo servers.
     pub echo: Echo,
     paths: Paths,
-    setup: Setup,
+    pub(super) setup: Setup,
     families: Families,
     binaries: Binaries,
     device: Option<Process>,
@@ -404,6 +414,9 @@ fn configuration(
          endpoints = \"{}\"\n\
          socket_dir = {}\n\
          \n\
+         [ipam]\n\
+         mode = \"{}\"\n\
+         \n\
          [outside]\n\
          except = {}\n\
          \n\
@@ -418,6 +431,7 @@ fn configuration(
         setup.nat.as_ref().and_then(|n| n.keepalive).unwrap_or(0),
         setup.endpoints(),
         quoted(&paths.wireguard)?,
+        if setup.pool { "pool" } else { "kubernetes" },
         list(Plan::excepted().map(IpNetwork::from))?,
         quoted(&paths.recording)?,
     ))
