@@ -130,6 +130,8 @@ async fn a_caller_is_answered_by_the_agent_and_the_alarm_rings() {
     let loaded = StoreEvent::Loaded {
         leases: Vec::new(),
         damaged: Vec::new(),
+        kept: Vec::new(),
+        damaged_kept: Vec::new(),
     };
     drivers.store.0.send(loaded).await.unwrap();
     // Nobody has told the agent its pod CIDRs: it answers before the deadline, which only its alarm can tell it.
@@ -212,8 +214,13 @@ async fn many_nodes_and_a_slow_kernel_do_not_lock_each_other() {
                 StoreAction::Load { .. } => StoreEvent::Loaded {
                     leases: Vec::new(),
                     damaged: Vec::new(),
+                    kept: Vec::new(),
+                    damaged_kept: Vec::new(),
                 },
-                StoreAction::Put { id, .. } | StoreAction::Remove { id, .. } => StoreEvent::Applied(id),
+                StoreAction::Put { id, .. }
+                | StoreAction::Remove { id, .. }
+                | StoreAction::Keep { id, .. }
+                | StoreAction::Unkeep { id, .. } => StoreEvent::Applied(id),
             };
             store_events.send(event).await.unwrap();
         }

@@ -10,7 +10,7 @@ use meshd_core::{
     NodeAgent, RequestId, StoreAction, StoreEvent,
 };
 use meshd_model::cni::{Added, CniError};
-use meshd_model::{AttachmentId, Boot, KeyHandle, Lease, NodeName};
+use meshd_model::{AttachmentId, Boot, Kept, KeptKey, KeyHandle, Lease, NodeName};
 use meshd_wireguard_proto::PrivateKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -38,6 +38,8 @@ pub(crate) struct Node {
     driver: VecDeque<KernelAction>,
     /// Outlives the daemon.
     pub(crate) store: BTreeMap<AttachmentId, Lease>,
+    /// Records of kept addresses, which outlive a boot.
+    pub(crate) kept: BTreeMap<KeptKey, Kept>,
     pub(crate) client: Client,
     /// Which key the node has, by number: two nodes may be given the same.
     pub(crate) key: u64,
@@ -62,6 +64,7 @@ impl Node {
             kernel,
             driver: VecDeque::new(),
             store: BTreeMap::new(),
+            kept: BTreeMap::new(),
             client,
             key,
             moves: 0,
@@ -244,6 +247,8 @@ impl Sim {
             StoreAction::Load { .. } => StoreEvent::Loaded {
                 leases: store.values().cloned().collect(),
                 damaged: Vec::new(),
+                kept: self.nodes[node].kept.values().cloned().collect(),
+                damaged_kept: Vec::new(),
             },
             StoreAction::Put { id, lease } => {
                 store.insert(lease.id.clone(), lease.clone());
@@ -252,6 +257,14 @@ impl Sim {
             }
             StoreAction::Remove { id, attachment } => {
                 store.remove(&attachment);
+                StoreEvent::Applied(id)
+            }
+            StoreAction::Keep { id, kept } => {
+                self.nodes[node].kept.insert(kept.key.clone(), kept);
+                StoreEvent::Applied(id)
+            }
+            StoreAction::Unkeep { id, key } => {
+                self.nodes[node].kept.remove(&key);
                 StoreEvent::Applied(id)
             }
         };

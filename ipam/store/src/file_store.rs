@@ -5,27 +5,30 @@
 //!   lock            held (flock) while a store is open
 //!   boot            the boot that the leases belong to
 //!   leases/         CONTAINER@IFNAME.lease
+//!   kept/           NAMESPACE@POD@IFNAME.kept: addresses that are kept for pods, of any boot
 //!   damaged/        what could not be read: NUMBER-NAME
 //!   previous/       the leases of the boot before
 //! ```
 //!
 //! A file is written under a temporary name and renamed, so that under its own name it is always whole, also after
-//! kill -9. Nothing is flushed to the disk: after a reboot the leases are void anyway.
+//! kill -9. No lease is flushed to the disk: after a reboot the leases are void anyway. What is kept is, see [`crate::kept`].
 
-mod codec;
-mod file_name;
-mod folder;
+pub(crate) mod codec;
+pub(crate) mod file_name;
+pub(crate) mod folder;
 
+use crate::kept::KeptStore;
 use crate::store::{Damaged, LeaseStore, Loaded, StoreError};
 use codec::{Kind, Unreadable};
 use folder::Folder;
-use meshd_model::{AttachmentId, Lease};
+use meshd_model::{AttachmentId, Kept, Lease};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest file that is written or read, in bytes.
-const FILE_MAX: usize = 64 << 10;
+pub(crate) const FILE_MAX: usize = 64 << 10;
 
 /// The store of a daemon; at most one process has it open.
 #[derive(Debug)]
@@ -34,8 +37,8 @@ pub struct FileStore {
     /// Found when the store was opened, to be named by the next load.
     damaged: Vec<Damaged>,
     previous: Option<PathBuf>,
-    /// Closing it lets go of the lock.
-    _lock: File,
+    /// Closing it lets go of the lock; the store of what is kept has it open as well.
+    lock: Arc<File>,
 }
 
 impl FileStore {
@@ -48,7 +51,7 @@ impl FileStore {
         let folder = Folder::new(path);
         folder.make()?;
         let mut store = FileStore {
-            _lock: lock(&folder.lock())?,
+            lock: Arc::new(lock(&folder.lock())?),
             folder,
             damaged: Vec::new(),
             previous: None,
@@ -61,6 +64,31 @@ impl FileStore {
     #[must_use]
     pub fn previous(&self) -> Option<&Path> {
         self.previous.as_deref()
+    }
+
+    /// What writes records of kept addresses, for a thread of its own: the store stays locked while it is there.
+    #[must_use]
+    pub fn kept(&self) -> KeptStore {
+        KeptStore::new(self.folder.clone(), Arc::clone(&self.lock))
+    }
+
+    /// Every record of kept addresses that can be read, and what was put aside.
+    fn load_kept(&mut self) -> Result<(Vec<Kept>, Vec<Damaged>), StoreError> {
+        let (mut kept, mut damaged) = (Vec::new(), Vec::new());
+        for found in self.folder.kept()? {
+            match crate::kept::read(&found) {
+                Ok(record) => kept.push(record),
+                Err(Unread::Damaged(reason)) => {
+                    let kept = self.folder.keep_damaged(&found)?;
+                    damaged.push(Damaged { found, kept, reason });
+                }
+                Err(Unread::Error(error)) => return Err(error),
+                // Removed by hand between listing and reading.
+                Err(Unread::Absent) => {}
+            }
+        }
+        kept.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok((kept, damaged))
     }
 
     /// Removes what a killed process left half done, and sees to the boot.
@@ -105,9 +133,12 @@ impl LeaseStore for FileStore {
             }
         }
         leases.sort_by(|a, b| a.id.cmp(&b.id));
+        let (kept, damaged_kept) = self.load_kept()?;
         Ok(Loaded {
             leases,
             damaged: std::mem::take(&mut self.damaged),
+            kept,
+            damaged_kept,
         })
     }
 
@@ -155,7 +186,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 }
 
 /// Why a file gave nothing.
-enum Unread {
+pub(crate) enum Unread {
     Absent,
     Damaged(String),
     Error(StoreError),
@@ -175,7 +206,7 @@ fn read_lease(path: &Path) -> Result<Lease, Unread> {
     Ok(lease)
 }
 
-fn read(path: &Path, kind: Kind) -> Result<Vec<u8>, Unread> {
+pub(crate) fn read(path: &Path, kind: Kind) -> Result<Vec<u8>, Unread> {
     let content = match folder::read(path, FILE_MAX) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unread::Absent),

@@ -1,6 +1,6 @@
 //! What keeps leases while the daemon is away.
 
-use meshd_model::{AttachmentId, Lease};
+use meshd_model::{AttachmentId, Kept, Lease};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -22,6 +22,10 @@ pub struct Loaded {
     pub leases: Vec<Lease>,
     /// What could not be read, since the store was opened or loaded last.
     pub damaged: Vec<Damaged>,
+    /// Records of kept addresses, by key.
+    pub kept: Vec<Kept>,
+    /// Those of them that could not be read.
+    pub damaged_kept: Vec<Damaged>,
 }
 
 /// Something of the store that could not be read. The agent learns the addresses of running pods from the kernel
@@ -79,6 +83,14 @@ pub enum StoreError {
         found: u32,
         /// The newest format that can be read.
         known: u32,
+    },
+    /// The names of the pod are longer than a file's name can be.
+    #[error("record of the kept addresses of {key:.80}: {reason}")]
+    UnstorableKept {
+        /// Of which pod.
+        key: String,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// The lease is longer than any honest one.
     #[error("lease of attachment {id:.80}: {reason}")]

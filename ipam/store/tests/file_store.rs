@@ -4,6 +4,7 @@ mod common;
 
 use common::{BOOT, id, lease};
 use meshd_ipam_store::{FileStore, LeaseStore, StoreError};
+use meshd_model::{Kept, KeptKey};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -232,4 +233,82 @@ fn a_folder_that_is_a_file() {
     let error = FileStore::open(file.path(), BOOT).unwrap_err();
     assert!(error.errno().is_some(), "{error}");
     assert!(error.to_string().contains("make the folder"), "{error}");
+}
+
+fn kept(pod: &str, address: &str) -> Kept {
+    Kept {
+        key: KeptKey {
+            namespace: "default".to_owned(),
+            pod: pod.to_owned(),
+            ifname: "eth0".to_owned(),
+        },
+        addresses: vec![address.parse().unwrap()],
+        unused_since: None,
+    }
+}
+
+#[test]
+fn what_is_kept_outlives_a_boot_that_leases_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    store.put(&lease("a", 1)).unwrap();
+    let mut keeper = store.kept();
+    for record in [
+        kept("web-1", "10.244.1.3"),
+        kept("web-0", "10.244.1.2"),
+        kept("web-2", "10.244.1.4"),
+    ] {
+        keeper.put(&record).unwrap();
+    }
+    keeper.put(&kept("web-1", "10.244.1.9")).unwrap();
+    keeper.remove(&kept("web-2", "10.244.1.4").key).unwrap();
+    keeper.remove(&kept("never-put", "10.244.1.4").key).unwrap();
+    drop(store);
+    let locked = FileStore::open(folder.path(), BOOT).unwrap_err();
+    assert!(matches!(locked, StoreError::Locked { .. }), "{locked}");
+    drop(keeper);
+    for boot in [BOOT, OTHER_BOOT, BOOT] {
+        let loaded = FileStore::open(folder.path(), boot).unwrap().load().unwrap();
+        assert_eq!(
+            loaded.kept,
+            [kept("web-0", "10.244.1.2"), kept("web-1", "10.244.1.9")]
+        );
+        assert_eq!(loaded.damaged_kept, []);
+    }
+}
+
+#[test]
+fn a_torn_record_of_what_is_kept_is_put_aside_and_named_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    store.kept().put(&kept("web-0", "10.244.1.2")).unwrap();
+    let file = only_file(&folder.path().join("kept"));
+    let whole = fs::read(&file).unwrap();
+    for cut in [0, 5, 20, whole.len() - 1] {
+        fs::write(&file, &whole[..cut]).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!((loaded.kept, loaded.damaged), (vec![], vec![]));
+        let damaged = &loaded.damaged_kept[..];
+        assert!(
+            damaged.len() == 1 && damaged[0].found == file,
+            "cut at {cut}: {damaged:?}"
+        );
+        assert_eq!(fs::read(&damaged[0].kept).unwrap(), whole[..cut]);
+    }
+    let other = file.with_file_name("default@web-9@eth0.kept");
+    fs::write(&other, &whole).unwrap();
+    fs::write(file.with_extension("tmp"), b"half").unwrap();
+    drop(store);
+    let loaded = open(folder.path()).load().unwrap();
+    assert_eq!(loaded.kept, []);
+    assert!(loaded.damaged_kept[0].reason.contains("default/web-0@eth0"));
+    assert!(files(&folder.path().join("kept")).is_empty());
+}
+
+#[test]
+fn names_too_long_for_a_record_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = kept(&"a".repeat(253), "10.244.1.2");
+    let refused = open(folder.path()).kept().put(&record).unwrap_err();
+    assert!(refused.to_string().contains("too long"), "{refused}");
 }

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use meshd_model::cni::{Added, CniError};
 use meshd_model::kernel::{Device, Firewall, Peer, PodLink, Route, Rule};
 use meshd_model::net::Family;
-use meshd_model::{AttachmentId, Lease, NodeAnnotations, NodeUid, PodRef, PublicKey, Wall};
+use meshd_model::{AttachmentId, Kept, KeptKey, Lease, NodeAnnotations, NodeUid, PodRef, PublicKey, Wall};
 use serde::{Deserialize, Serialize};
 
 /// One output.
@@ -61,6 +61,8 @@ pub enum Resource {
     Kernel,
     /// The store as a whole: loading it.
     Store,
+    /// The record of addresses that are kept for a pod.
+    Kept(KeptKey),
 }
 
 /// Names an action: its resource, and how many actions on that resource came before.
@@ -235,5 +237,21 @@ pub enum StoreAction {
         id: ActionId,
         /// Whose.
         attachment: AttachmentId,
+    },
+    /// Write a record of kept addresses, replacing an older one of the same pod. It survives a reboot, which takes long to
+    /// make sure of: a driver does this and `Unkeep` in order, but beside all else, so that their outcomes may come after
+    /// those of later actions.
+    Keep {
+        /// To answer to.
+        id: ActionId,
+        /// What to write.
+        kept: Kept,
+    },
+    /// Remove a record of kept addresses, for good.
+    Unkeep {
+        /// To answer to.
+        id: ActionId,
+        /// Whose.
+        key: KeptKey,
     },
 }

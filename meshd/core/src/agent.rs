@@ -2,6 +2,7 @@
 
 use crate::action::Resource;
 use crate::attach::gc::Collecting;
+use crate::attach::kept::KeptTable;
 use crate::attach::requests::{Requests, Stage};
 use crate::attach::table::Attachments;
 use crate::blocks::{Blocks, Change, as_owner};
@@ -31,8 +32,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// either, call [`poll_action`](Self::poll_action) until it gives nothing, then `poll_timeout` again. `now` never
 /// runs backwards in its boot part.
 ///
-/// Kernel and store actions are carried out in the order given, and their outcomes come back in that order; only that of
-/// `RemovePodLink` may be late.
+/// Kernel and store actions are carried out in the order given, and their outcomes come back in that order; only those of
+/// `RemovePodLink`, `Keep` and `Unkeep` may be late.
 ///
 /// The agent serialises whole: that is the snapshot at the head of each segment of a recording. Its maps have keys
 /// that are no strings, so the format must allow that (CBOR does, JSON does not).
@@ -63,6 +64,8 @@ pub struct NodeAgent {
     #[serde(default)]
     pub(crate) blocks: Blocks,
     pub(crate) attachments: Attachments,
+    #[serde(default)]
+    pub(crate) kept: KeptTable,
     pub(crate) requests: Requests,
     /// GCs that wait for their deletions.
     #[serde(default)]
@@ -99,6 +102,7 @@ impl NodeAgent {
             pods: Pods::default(),
             blocks: Blocks::default(),
             attachments: Attachments::new(config.address_rest, &config.ipam.reserved),
+            kept: KeptTable::default(),
             requests: Requests::new(),
             collecting: BTreeMap::new(),
             counters: Counters::default(),
@@ -140,6 +144,7 @@ impl NodeAgent {
                 TimerKind::Rest => self.resume(now, Stage::Address),
                 TimerKind::Collect => self.review_abandoned(now),
                 TimerKind::Blocks => self.look_at_blocks(now),
+                TimerKind::Kept => self.review_kept(now),
                 TimerKind::Greet(key) => self.mark(Resource::Peer(key)),
             }
         }
@@ -253,10 +258,16 @@ impl NodeAgent {
     fn handle_store(&mut self, now: Now, event: StoreEvent) {
         match event {
             StoreEvent::Loaded { .. } if self.attachments.is_loaded() => {}
-            StoreEvent::Loaded { leases, damaged } => {
+            StoreEvent::Loaded {
+                leases,
+                damaged,
+                kept,
+                damaged_kept,
+            } => {
                 self.ops.end_any(&Resource::Store);
                 self.ops.succeeded(&Resource::Store);
                 self.attachments.load(leases, damaged);
+                self.load_kept(now, kept, damaged_kept);
                 self.reserve_unexplained(now);
                 self.review_abandoned(now);
                 self.refresh_blocks(now);

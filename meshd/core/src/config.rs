@@ -66,6 +66,8 @@ pub struct Ipam {
     pub reserved: Vec<IpNetwork>,
     /// How long an attachment has to look abandoned until it is taken down without a DEL; never, if it is zero.
     pub collect_after: Duration,
+    /// How long the addresses of a pod that is to keep them are kept without it.
+    pub keep: Duration,
 }
 
 impl Default for Ipam {
@@ -74,6 +76,7 @@ impl Default for Ipam {
             pool: None,
             reserved: Vec::new(),
             collect_after: Duration::from_secs(60),
+            keep: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -29,7 +29,9 @@ impl Counters {
     pub(crate) fn failed(&mut self, task: &Task) {
         let count = match task {
             Task::Kernel(_) => &mut self.kernel_failures,
-            Task::Load | Task::Put(_) | Task::Remove(_) => &mut self.store_failures,
+            Task::Load | Task::Put(_) | Task::Remove(_) | Task::Keep(_) | Task::Unkeep(_) => {
+                &mut self.store_failures
+            }
             Task::Publish { .. }
             | Task::ClearNetworkUnavailable { .. }
             | Task::Block { .. }

@@ -4,7 +4,7 @@ use crate::action::ActionId;
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Add, Check, Gc};
 use meshd_model::kernel::KernelState;
-use meshd_model::{AttachmentId, Block, Boot, Lease, NodeMeta, NodeName, OwnNode, PodMeta, PodRef};
+use meshd_model::{AttachmentId, Block, Boot, Kept, Lease, NodeMeta, NodeName, OwnNode, PodMeta, PodRef};
 use serde::{Deserialize, Serialize};
 
 /// One input.
@@ -138,6 +138,12 @@ pub enum StoreEvent {
         leases: Vec<Lease>,
         /// For each that could not: what, and where it was put aside.
         damaged: Vec<String>,
+        /// Every record of kept addresses that could be read.
+        #[serde(default)]
+        kept: Vec<Kept>,
+        /// For each of those that could not: what, and where it was put aside.
+        #[serde(default)]
+        damaged_kept: Vec<String>,
     },
     /// A [`crate::StoreAction`] was carried out: it survives kill -9 of any process from now on.
     Applied(ActionId),

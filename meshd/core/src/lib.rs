@@ -82,6 +82,8 @@ pub enum TimerKind {
     Collect,
     /// Look whether blocks are empty that may be given back.
     Blocks,
+    /// The time that a pod's addresses are kept is over.
+    Kept,
     /// Greet a peer that may hold a session which this node's device has lost.
     Greet(PublicKey),
 }

@@ -6,7 +6,7 @@ use crate::event::Failure;
 use crate::jitter::Jitter;
 use crate::pod_events::PodEvent;
 use ipnetwork::IpNetwork;
-use meshd_model::{AttachmentId, Boot, Lease, NodeAnnotations, NodeUid, Now, Wall};
+use meshd_model::{AttachmentId, Boot, Kept, KeptKey, Lease, NodeAnnotations, NodeUid, Now, Wall};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(crate) enum Task {
     Load,
     Put(Lease),
     Remove(AttachmentId),
+    Keep(Kept),
+    Unkeep(KeptKey),
 }
 
 impl Task {
@@ -49,6 +51,8 @@ impl Task {
             Task::Load => Action::Store(StoreAction::Load { id }),
             Task::Put(lease) => Action::Store(StoreAction::Put { id, lease }),
             Task::Remove(attachment) => Action::Store(StoreAction::Remove { id, attachment }),
+            Task::Keep(kept) => Action::Store(StoreAction::Keep { id, kept }),
+            Task::Unkeep(key) => Action::Store(StoreAction::Unkeep { id, key }),
         }
     }
 }

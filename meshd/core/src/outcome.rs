@@ -49,6 +49,7 @@ impl NodeAgent {
                 }
                 None
             }
+            Resource::Kept(key) => self.kept_outcome(key, &task, result),
             _ => result.err(),
         };
         if let Some(failure) = failure {
@@ -82,7 +83,12 @@ impl NodeAgent {
             }
             Task::ClearNetworkUnavailable { uid } => self.network_cleared(now.boot, uid),
             Task::Block { cidr, op } => self.block_changed(now, *cidr, op),
-            Task::Load | Task::Put(_) | Task::Remove(_) | Task::PodEvent(_) => {}
+            Task::Load
+            | Task::Put(_)
+            | Task::Remove(_)
+            | Task::Keep(_)
+            | Task::Unkeep(_)
+            | Task::PodEvent(_) => {}
         }
     }
 

@@ -17,7 +17,11 @@ use std::time::Duration;
 /// A driver that has not answered for so long is named.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 
-fn problem(subject: impl ToString, message: impl Into<String>, remedy: impl Into<String>) -> Problem {
+pub(crate) fn problem(
+    subject: impl ToString,
+    message: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Problem {
     Problem {
         subject: subject.to_string(),
         message: message.into(),
@@ -131,6 +135,7 @@ impl NodeAgent {
                 "its pod keeps running; DEL of it cleans up, then restart meshd",
             )
         }));
+        self.kept_problems(&mut found);
         found
     }
 
@@ -326,6 +331,7 @@ fn subject(resource: &Resource) -> String {
         Resource::Block(cidr) => format!("block/{cidr}"),
         Resource::Kernel => "kernel".into(),
         Resource::Store => "store".into(),
+        Resource::Kept(key) => format!("kept/{key}"),
     }
 }
 
@@ -338,7 +344,9 @@ fn failing(resource: &Resource, trouble: &Trouble) -> Problem {
     let message = format!("failed {times}: {}", trouble.failure.message);
     let remedy = match (trouble.failure.errno, resource) {
         (Some(ENOSPC), _) => "make room where meshd keeps its state; it is tried again",
-        (Some(EROFS), Resource::Store) => "make meshd's state folder writable; it is tried again",
+        (Some(EROFS), Resource::Store | Resource::Kept(_)) => {
+            "make meshd's state folder writable; it is tried again"
+        }
         // A lease, or a pod's interface.
         (Some(EROFS), Resource::Attachment(_)) => {
             "make meshd's state folder writable, or if it is a sysctl, mount the host's /proc/sys/net as the chart does or \
@@ -353,7 +361,7 @@ fn failing(resource: &Resource, trouble: &Trouble) -> Problem {
         (_, Resource::Claim(_) | Resource::Block(_)) => {
             "see that the CustomResourceDefinition of IPBlocks is installed and meshd may write them; it is tried again"
         }
-        (_, Resource::Store) => "see meshd's state folder; it is tried again",
+        (_, Resource::Store | Resource::Kept(_)) => "see meshd's state folder; it is tried again",
         _ => "see the kernel's log and meshd's rights; it is tried again",
     };
     problem(subject(resource), message, remedy)

@@ -153,6 +153,7 @@ impl NodeAgent {
             Resource::Claim(family) => self.plan_claim(now, *family),
             Resource::PodEvent(pod, reason) => self.plan_pod_event(pod, *reason),
             Resource::Block(cidr) => self.plan_block(now, *cidr),
+            Resource::Kept(key) => self.plan_kept(key),
             Resource::Kernel if self.observe_wanted => Plan::kernel(KernelOp::Observe),
             Resource::Store if !self.attachments.is_loaded() => Plan::Do(Task::Load),
             Resource::Kernel | Resource::Store => Plan::Settled,

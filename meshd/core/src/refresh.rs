@@ -32,6 +32,7 @@ impl NodeAgent {
             self.mark_all();
         }
         self.refresh_ranges(now);
+        self.review_kept(now);
     }
 
     /// Addresses that no other node may claim. Those that no node could claim, like the service addresses that some

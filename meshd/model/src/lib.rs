@@ -5,6 +5,7 @@
 pub mod attachment;
 pub mod block;
 pub mod cni;
+pub mod kept;
 pub mod kernel;
 pub mod key;
 pub mod net;
@@ -15,6 +16,7 @@ pub mod time;
 
 pub use attachment::{AttachmentId, Lease, LeasePhase};
 pub use block::Block;
+pub use kept::{Kept, KeptKey};
 pub use key::{KeyHandle, PublicKey};
 pub use node::{AnnotationProblem, NodeAnnotations, NodeMeta, NodeName, NodeUid, OwnNode};
 pub use pod::{PodMeta, PodRef, PodWants};

@@ -38,6 +38,8 @@ pub struct PodMeta {
 pub struct PodWants {
     /// `meshd.dev/ips`: these addresses and no others, one of a family at most.
     pub ips: Vec<IpAddr>,
+    /// `meshd.dev/keep-address`: a pod of the same name that follows on this node gets the addresses that this one had.
+    pub keep: bool,
     /// Why an annotation cannot be understood: the pod gets no address rather than another one than was meant.
     pub problem: Option<String>,
 }

@@ -49,6 +49,7 @@ impl Settings {
                 pool: self.pool(),
                 reserved: self.ipam.reserved.clone(),
                 collect_after: Duration::from_secs(self.ipam.collect_after_seconds),
+                keep: Duration::from_secs(self.ipam.keep_seconds),
             },
         }
     }

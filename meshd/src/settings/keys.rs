@@ -145,6 +145,10 @@ pub const KEYS: &[Key] = &[
         doc: "Seconds after which the addresses of a pod are taken back without its runtime's DEL, once its network namespace is gone; if only the pod is gone at the API server, ten times as many. 0 for never, 10 to 86400. Default: 60.",
     },
     Key {
+        path: "ipam.keep_seconds",
+        doc: "Seconds that the addresses of a pod with the annotation meshd.dev/keep-address: \"true\" are kept, after it is gone from the node, for the next of its name; 60 to 2592000. Default: 86400.",
+    },
+    Key {
         path: "cni.conflist",
         doc: "The CNI network configuration list that the daemon puts into cni.conf_dir once it is ready, under the name that it has here. Default: none, it is put there by other means.",
     },

@@ -184,6 +184,8 @@ pub struct Ipam {
     pub reserved: Vec<IpNetwork>,
     /// Seconds until an abandoned attachment is taken down; 0 for never.
     pub collect_after_seconds: u64,
+    /// Seconds that addresses are kept for a pod that is away.
+    pub keep_seconds: u64,
 }
 
 impl Default for Ipam {
@@ -196,6 +198,7 @@ impl Default for Ipam {
             block_rest_seconds: 60,
             reserved: Vec::new(),
             collect_after_seconds: 60,
+            keep_seconds: 86_400,
         }
     }
 }

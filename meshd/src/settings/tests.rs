@@ -238,6 +238,8 @@ fn addresses_are_managed_within_bounds() {
         ("reserved = ['10.244.0.1/28']", "has host bits set"),
         ("collect_after_seconds = 9", "10 to 86400, or 0 for never"),
         ("collect_after_seconds = 86401", "10 to 86400, or 0 for never"),
+        ("keep_seconds = 59", "60 to 2592000"),
+        ("keep_seconds = 2592001", "60 to 2592000"),
     ] {
         let found = problems(&format!("{MINIMAL}\n[ipam]\n{bad}"));
         assert!(found.len() == 1 && found[0].contains(said), "{bad}: {found:?}");

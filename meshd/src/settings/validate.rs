@@ -219,6 +219,7 @@ impl Settings {
                 86_400,
             ),
             ("ipam.block_rest_seconds", self.ipam.block_rest_seconds, 1, 86_400),
+            ("ipam.keep_seconds", self.ipam.keep_seconds, 60, 2_592_000),
             ("recording.segment_mib", recording.segment_mib, 1, 1024),
             ("recording.total_mib", recording.total_mib, 2, 1 << 20),
         ] {

@@ -229,10 +229,15 @@ impl Script {
             Action::Store(StoreAction::Load { .. }) => Some(Event::Store(StoreEvent::Loaded {
                 leases: Vec::new(),
                 damaged: Vec::new(),
+                kept: Vec::new(),
+                damaged_kept: Vec::new(),
             })),
-            Action::Store(StoreAction::Put { id, .. } | StoreAction::Remove { id, .. }) => {
-                Some(Event::Store(StoreEvent::Applied(id)))
-            }
+            Action::Store(
+                StoreAction::Put { id, .. }
+                | StoreAction::Remove { id, .. }
+                | StoreAction::Keep { id, .. }
+                | StoreAction::Unkeep { id, .. },
+            ) => Some(Event::Store(StoreEvent::Applied(id))),
             Action::Cni(_) => None,
         }
     }

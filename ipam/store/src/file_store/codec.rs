@@ -9,16 +9,17 @@
 //! that a file of a newer meshd can be told from a damaged one.
 
 /// The format that is written, and the newest that can be read.
-pub(super) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Lease,
     Boot,
+    Kept,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unreadable {
+pub(crate) enum Unreadable {
     Damaged(&'static str),
     /// Whole, and of this format.
     Newer(u32),
@@ -29,15 +30,16 @@ impl Kind {
         match self {
             Kind::Lease => "meshd-lease",
             Kind::Boot => "meshd-boot",
+            Kind::Kept => "meshd-kept",
         }
     }
 }
 
-pub(super) fn encode(kind: Kind, body: &[u8]) -> Vec<u8> {
+pub(crate) fn encode(kind: Kind, body: &[u8]) -> Vec<u8> {
     frame(kind, FORMAT, body)
 }
 
-pub(super) fn decode(kind: Kind, content: &[u8]) -> Result<Vec<u8>, Unreadable> {
+pub(crate) fn decode(kind: Kind, content: &[u8]) -> Result<Vec<u8>, Unreadable> {
     if content.is_empty() {
         return Err(Unreadable::Damaged("is empty"));
     }

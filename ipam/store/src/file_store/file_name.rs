@@ -1,20 +1,33 @@
-//! File names of leases. An id is the runtime's text, so anything: what is not plainly a name is escaped.
+//! File names of leases and of what is kept. An id is the runtime's text, so anything: what is not plainly a name is escaped.
 
-use meshd_model::AttachmentId;
+use meshd_model::{AttachmentId, KeptKey};
 
 const LEASE: &str = ".lease";
-pub(super) const TEMPORARY: &str = ".tmp";
+const KEPT: &str = ".kept";
+pub(crate) const TEMPORARY: &str = ".tmp";
 
 /// What Linux takes (NAME_MAX), less what [`super::folder::Folder::keep_damaged`] puts before a name.
 const NAME_MAX: usize = 255 - 6;
 
 /// `CONTAINER@IFNAME.lease`: another one for each id, never with a slash. None if it would be too long.
-pub(super) fn of(id: &AttachmentId) -> Option<String> {
+pub(crate) fn of(id: &AttachmentId) -> Option<String> {
     let mut name = String::new();
     escape(&id.container_id, &mut name);
     name.push('@');
     escape(&id.ifname, &mut name);
     name.push_str(LEASE);
+    (name.len() <= NAME_MAX).then_some(name)
+}
+
+/// `NAMESPACE@POD@IFNAME.kept`, with the same care.
+pub(crate) fn of_kept(key: &KeptKey) -> Option<String> {
+    let mut name = String::new();
+    escape(&key.namespace, &mut name);
+    name.push('@');
+    escape(&key.pod, &mut name);
+    name.push('@');
+    escape(&key.ifname, &mut name);
+    name.push_str(KEPT);
     (name.len() <= NAME_MAX).then_some(name)
 }
 

@@ -13,32 +13,71 @@ use std::path::{Path, PathBuf};
 /// So many damaged files are kept; then a person has to look.
 const DAMAGED_MAX: u32 = 10_000;
 
-#[derive(Debug)]
-pub(super) struct Folder {
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
     root: PathBuf,
 }
 
 impl Folder {
-    pub(super) fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
         }
     }
 
-    pub(super) fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    pub(super) fn boot(&self) -> PathBuf {
+    pub(crate) fn boot(&self) -> PathBuf {
         self.root.join("boot")
     }
 
-    pub(super) fn lease(&self, name: &str) -> PathBuf {
+    pub(crate) fn lease(&self, name: &str) -> PathBuf {
         self.leases_folder().join(name)
     }
 
     fn leases_folder(&self) -> PathBuf {
         self.root.join("leases")
+    }
+
+    pub(crate) fn kept_file(&self, name: &str) -> PathBuf {
+        self.kept_folder().join(name)
+    }
+
+    fn kept_folder(&self) -> PathBuf {
+        self.root.join("kept")
+    }
+
+    /// All that is in the folder of what is kept, in order of names.
+    pub(crate) fn kept(&self) -> Result<Vec<PathBuf>, StoreError> {
+        list(&self.kept_folder())
+    }
+
+    /// Has the folder of what is kept be there after a reboot, with all that it holds by now.
+    pub(crate) fn sync_kept(&self) -> Result<(), StoreError> {
+        sync(&self.kept_folder())
+    }
+
+    /// Writes a file as [`Self::write`] does; it survives a reboot.
+    pub(crate) fn write_synced(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        let temporary = path.with_extension(&TEMPORARY[1..]);
+        let written = options()
+            .truncate(true)
+            .open(&temporary)
+            .and_then(|mut file| {
+                file.write_all(content)?;
+                file.sync_all()
+            })
+            .map_err(StoreError::io("write", &temporary))
+            .and_then(|()| fs::rename(&temporary, path).map_err(StoreError::io("rename into place", path)));
+        match written {
+            Ok(()) => self.sync_kept(),
+            Err(error) => {
+                let _ = fs::remove_file(&temporary);
+                Err(error)
+            }
+        }
     }
 
     fn damaged_folder(&self) -> PathBuf {
@@ -50,7 +89,7 @@ impl Folder {
     }
 
     /// Makes what is missing, and closes what is open to others.
-    pub(super) fn make(&self) -> Result<(), StoreError> {
+    pub(crate) fn make(&self) -> Result<(), StoreError> {
         make_folder(&self.root)?;
         let metadata = fs::metadata(&self.root).map_err(StoreError::io("look at the folder", &self.root))?;
         if metadata.permissions().mode() & 0o7777 != 0o700 {
@@ -58,16 +97,24 @@ impl Folder {
                 .map_err(StoreError::io("close to others the folder", &self.root))?;
         }
         make_folder(&self.leases_folder())?;
-        make_folder(&self.damaged_folder())
+        make_folder(&self.damaged_folder())?;
+        if !self.kept_folder().is_dir() {
+            make_folder(&self.kept_folder())?;
+            // The folders on the way to it may be as new.
+            for folder in self.root.ancestors().take(3).filter(|f| f.is_absolute()) {
+                sync(folder)?;
+            }
+        }
+        Ok(())
     }
 
     /// All that is in the folder of leases, in order of names.
-    pub(super) fn leases(&self) -> Result<Vec<PathBuf>, StoreError> {
+    pub(crate) fn leases(&self) -> Result<Vec<PathBuf>, StoreError> {
         list(&self.leases_folder())
     }
 
     /// Writes a file under a temporary name and renames it.
-    pub(super) fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         let temporary = path.with_extension(&TEMPORARY[1..]);
         let written = options()
             .truncate(true)
@@ -82,8 +129,9 @@ impl Folder {
         written
     }
 
-    pub(super) fn remove_temporaries(&self) -> Result<(), StoreError> {
-        for path in list(&self.root)?.into_iter().chain(self.leases()?) {
+    pub(crate) fn remove_temporaries(&self) -> Result<(), StoreError> {
+        let all = list(&self.root)?.into_iter().chain(self.leases()?);
+        for path in all.chain(self.kept()?) {
             let temporary = path.as_os_str().as_bytes().ends_with(TEMPORARY.as_bytes());
             if temporary && path.symlink_metadata().is_ok_and(|m| !m.is_dir()) {
                 fs::remove_file(&path).map_err(StoreError::io("remove the left-over", &path))?;
@@ -93,7 +141,7 @@ impl Folder {
     }
 
     /// Moves a file among the damaged ones; says where to.
-    pub(super) fn keep_damaged(&self, path: &Path) -> Result<PathBuf, StoreError> {
+    pub(crate) fn keep_damaged(&self, path: &Path) -> Result<PathBuf, StoreError> {
         let name = path.file_name().unwrap_or_default().as_bytes();
         for number in 0..DAMAGED_MAX {
             let mut kept = OsString::from(format!("{number:04}-")).into_vec();
@@ -114,7 +162,7 @@ impl Folder {
     }
 
     /// Moves all leases away, in place of those that were moved away before; says where to. None if there are none.
-    pub(super) fn set_leases_aside(&self) -> Result<Option<PathBuf>, StoreError> {
+    pub(crate) fn set_leases_aside(&self) -> Result<Option<PathBuf>, StoreError> {
         if self.leases()?.is_empty() {
             return Ok(None);
         }
@@ -144,14 +192,14 @@ fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// How files are opened for writing.
-pub(super) fn options() -> OpenOptions {
+pub(crate) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
     options
 }
 
 /// The content of a file; None if it is no regular file, or longer than `max` bytes.
-pub(super) fn read(path: &Path, max: usize) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read(path: &Path, max: usize) -> io::Result<Option<Vec<u8>>> {
     // A link is not followed, and opening a pipe would wait for its writer.
     if !fs::symlink_metadata(path)?.is_file() {
         return Ok(None);
@@ -169,6 +217,11 @@ fn make_folder(path: &Path) -> Result<(), StoreError> {
         .mode(0o700)
         .create(path)
         .map_err(StoreError::io("make the folder", path))
+}
+
+fn sync(folder: &Path) -> Result<(), StoreError> {
+    let synced = fs::File::open(folder).and_then(|file| file.sync_all());
+    synced.map_err(StoreError::io("flush to the disk", folder))
 }
 
 fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {

@@ -35,7 +35,7 @@ impl NodeAgent {
                 let added = self.added(&there.lease);
                 self.reply(request, Ok(Some(added)));
             }
-            Some(_) => self.finish_half_done(request, add),
+            Some(_) => self.finish_half_done(now, request, add),
             None => self.begin_add(now, request, add),
         }
     }
@@ -109,6 +109,7 @@ impl NodeAgent {
         let secondary = add.wants.secondary || self.attachments.has_another(&add.id);
         self.attachments.hold(&add.id, &addresses);
         self.note_allocated(&addresses);
+        self.keep(now, &add, &addresses);
         let lease = Lease {
             id: add.id.clone(),
             phase: LeasePhase::Adding,
@@ -134,26 +135,33 @@ impl NodeAgent {
     }
 
     /// A former process died during this ADD: its lease is used, where its addresses still are the node's.
-    fn finish_half_done(&mut self, request: RequestId, add: Add) {
+    fn finish_half_done(&mut self, now: Now, request: RequestId, add: Add) {
         let named = match self.named_addresses(&add) {
             Ok(named) => named,
             Err(refused) => return self.reply(request, Err(refused)),
         };
+        let may_keep = self.may_keep(&add);
         let (cidrs, families) = (&self.local.cidrs, self.local.overlay.len());
         let Some(attachment) = self.attachments.get_mut(&add.id) else {
             return;
         };
         let is_ours = |a: &IpAddr| cidrs.iter().any(|c| contains(*c, host(*a)));
         let has = &attachment.lease.addresses;
-        if has.len() == families && has.iter().all(is_ours) && named.iter().all(|a| has.contains(a)) {
-            attachment.lease.netns = add.netns;
-            attachment.lease.pod = add.pod;
+        if has.len() == families
+            && has.iter().all(is_ours)
+            && named.iter().all(|a| has.contains(a))
+            && may_keep
+        {
+            let has = has.clone();
+            attachment.lease.netns.clone_from(&add.netns);
+            attachment.lease.pod.clone_from(&add.pod);
             attachment.lease.token = add.token;
             attachment.lease.mac = add.wants.mac.unwrap_or(macs(&add.id).1);
             attachment.state = State::Adding {
                 step: AddStep::Record,
                 request: Some(request),
             };
+            self.keep(now, &add, &has);
         } else {
             let msg = format!(
                 "the half-done ADD of {} has addresses that the node no longer has, or others than are asked for",

@@ -28,12 +28,17 @@ impl NodeAgent {
         for address in &named {
             self.check_named(add, *address)?;
         }
-        let of = |family: Family| named.iter().copied().find(|a| Family::of(*a) == family);
+        let kept = self.kept_again(add, &named)?;
+        let held_back = self.held_back(add).to_vec();
+        let find = |family: Family| {
+            let of = |a: &&IpAddr| Family::of(**a) == family;
+            named.iter().find(of).or_else(|| kept.iter().find(of)).copied()
+        };
         let families: Vec<_> = self.local.overlay.keys().copied().collect();
         let mut addresses = Vec::new();
         let mut chosen_here = Vec::new();
         for family in families {
-            let address = match of(family) {
+            let address = match find(family) {
                 Some(address) => address,
                 None => match self.attachments.allocator.allocate(now.boot, family) {
                     Ok(address) => {
@@ -50,7 +55,7 @@ impl NodeAgent {
             };
             addresses.push(address);
         }
-        for address in named {
+        for address in named.into_iter().filter(|a| !held_back.contains(a)) {
             let taken = self.attachments.allocator.allocate_exact(address);
             assert!(taken.is_ok(), "what was free a moment ago is not: {taken:?}");
         }
@@ -61,9 +66,8 @@ impl NodeAgent {
     /// annotation says is of the pod's first interface.
     pub(crate) fn named_addresses(&self, add: &Add) -> Result<BTreeSet<IpAddr>, CniError> {
         let asked: BTreeSet<IpAddr> = add.wants.ips.iter().copied().collect();
-        let first = !add.wants.secondary && !self.attachments.has_another(&add.id);
         let mut named = asked;
-        if let Some(pod) = add.pod.as_ref().filter(|_| first) {
+        if let Some(pod) = add.pod.as_ref().filter(|_| self.is_first(add)) {
             let (_, wants) = self.pods.wants(pod);
             if let Some(problem) = wants.problem {
                 let what = format!("{pod} asks for an address that cannot be understood: {problem}");
@@ -113,11 +117,19 @@ impl NodeAgent {
         Ok(named)
     }
 
+    /// Whether it is about the pod's first interface.
+    pub(crate) fn is_first(&self, add: &Add) -> bool {
+        !add.wants.secondary && !self.attachments.has_another(&add.id)
+    }
+
     /// Whether a named address is free; what its holder is, if not.
     fn check_named(&self, add: &Add, address: IpAddr) -> Result<(), NotGiven> {
         let Err(refused) = self.attachments.allocator.check_exact(address) else {
             return Ok(());
         };
+        if self.held_back(add).contains(&address) {
+            return Ok(());
+        }
         let who = match (refused, self.attachments.holder(address)) {
             (Refused::InUse(_), Some(holder)) => {
                 if matches!(holder.state, State::Deleting { .. }) {
@@ -127,7 +139,10 @@ impl NodeAgent {
                 let pod = pod.map_or(String::new(), |pod| format!(", of pod {pod}"));
                 format!(": {}{pod} holds it", holder.lease.id)
             }
-            (Refused::InUse(_), None) => ": an interface that meshd has no lease of holds it".into(),
+            (Refused::InUse(_), None) => match self.kept.by_address(address) {
+                Some(key) => format!(": it is kept for {key}"),
+                None => ": an interface that meshd has no lease of holds it".into(),
+            },
             _ => String::new(),
         };
         let what = format!("{} asks for {address}: {refused}{who}", add.id);
@@ -162,7 +177,8 @@ impl NodeAgent {
             return self.wait_for(request, Stage::Address);
         }
         *self.counters.exhausted.entry(exhausted.family).or_default() += 1;
-        let full = self.exhausted(now, exhausted.family, &exhausted.to_string());
+        let why = format!("{exhausted}{}", self.kept_told(exhausted.family));
+        let full = self.exhausted(now, exhausted.family, &why);
         self.refuse_address(now, request, full);
     }
 
@@ -185,6 +201,13 @@ impl NodeAgent {
             Err(NotGiven::Wait(holder)) => Some((a, holder)),
             _ => None,
         });
+        if let Err(NotGiven::Wait(holder)) = self.kept_again(add, &named) {
+            return error(
+                code::TRY_AGAIN,
+                format!("{} keeps addresses that {holder}, of the pod's name, has", add.id),
+                "they are its own when that sandbox is gone; the runtime will try again",
+            );
+        }
         match waited {
             Some((address, holder)) => error(
                 code::TRY_AGAIN,

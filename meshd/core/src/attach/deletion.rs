@@ -79,7 +79,7 @@ impl NodeAgent {
 
     /// All of it is gone.
     fn deleted(&mut self, now: Now, id: &AttachmentId) {
-        if let Some(attachment) = self.attachments.remove(now.boot, id) {
+        if let Some(attachment) = self.forget_attachment(now, now.boot, id) {
             self.told_it_is_gone(id, attachment.state);
         }
     }

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 impl NodeAgent {
     pub(crate) fn plan_attachment(&mut self, id: &AttachmentId) -> Plan {
         self.roll_back_if_abandoned(id);
+        self.settle_keep(id);
         let Some(attachment) = self.attachments.get(id) else {
             return self.plan_orphan(id);
         };
@@ -37,6 +38,10 @@ impl NodeAgent {
         match step {
             AddStep::Record => Plan::Do(put(attachment, LeasePhase::Adding)),
             AddStep::Attach => self.plan_attach(self.link(attachment)),
+            AddStep::Keep => match self.kept.of(attachment) {
+                Some(entry) => Plan::Wait(Resource::Kept(entry.key().clone())),
+                None => Plan::Hold,
+            },
             AddStep::Confirm => Plan::Do(put(attachment, LeasePhase::Ready)),
         }
     }
@@ -145,8 +150,10 @@ impl NodeAgent {
                 }
                 (AddStep::Attach, Ok(())) => {
                     attachment.host_addresses = Some(attached_with(task).unwrap_or(host_addresses));
-                    *step = AddStep::Confirm;
+                    *step = AddStep::Keep;
                 }
+                // Nothing is asked of a driver for it on behalf of the attachment.
+                (AddStep::Keep, Ok(())) => {}
                 (AddStep::Confirm, Ok(())) => {
                     let request = *request;
                     attachment.lease.phase = LeasePhase::Ready;
@@ -190,7 +197,7 @@ impl NodeAgent {
             if was_recorded {
                 attachment.state = State::HalfDone;
             } else {
-                self.attachments.remove(self.never_used(now), id);
+                self.forget_attachment(now, self.never_used(now), id);
             }
             if let Some(request) = request {
                 self.reply(request, Err(told));
@@ -228,9 +235,16 @@ fn attached_with(task: &Task) -> Option<Vec<std::net::IpAddr>> {
 }
 
 /// What an ADD that failed is told.
-fn add_error(lease: &Lease, step: AddStep, failure: &Failure) -> CniError {
+pub(crate) fn add_error(lease: &Lease, step: AddStep, failure: &Failure) -> CniError {
     let id = &lease.id;
     let message = &failure.message;
+    if step == AddStep::Keep {
+        return error(
+            code::IO,
+            format!("the addresses of {id} could not be recorded, so that they are kept: {message}"),
+            "make room, or make meshd's state folder writable; nothing is left of this ADD",
+        );
+    }
     if step != AddStep::Attach {
         return error(
             code::IO,

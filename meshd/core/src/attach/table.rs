@@ -68,6 +68,8 @@ pub(crate) enum AddStep {
     Record,
     /// Making the link.
     Attach,
+    /// Waiting until the record that the addresses are kept is written.
+    Keep,
     /// Writing the lease as Ready.
     Confirm,
 }
@@ -252,14 +254,17 @@ impl Attachments {
         self.held.get(&address) == Some(id)
     }
 
-    /// Forgets an attachment; its addresses rest from `freed` on.
-    pub(crate) fn remove(&mut self, freed: Boot, id: &AttachmentId) -> Option<Attachment> {
+    /// Forgets an attachment; its addresses rest from `freed` on, but those that are kept: nobody holds them, and nobody
+    /// gets them.
+    pub(crate) fn remove(&mut self, freed: Boot, id: &AttachmentId, kept: &[IpAddr]) -> Option<Attachment> {
         let attachment = self.by_id.remove(id)?;
         self.by_ifname.remove(&attachment.lease.host_ifname);
         for address in &attachment.lease.addresses {
             if self.holds(id, *address) {
                 self.held.remove(address);
-                self.allocator.release(freed, *address);
+                if !kept.contains(address) {
+                    self.allocator.release(freed, *address);
+                }
             }
         }
         Some(attachment)

@@ -8,6 +8,7 @@ mod collect;
 mod cost;
 mod firewall;
 mod hostile;
+mod kept;
 mod kernel;
 mod own;
 mod peers;

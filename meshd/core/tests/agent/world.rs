@@ -12,8 +12,8 @@ use meshd_model::cni::{Add, Added, Check, CniError, Wants};
 use meshd_model::kernel::{Firewall, Mark, UnderlayAddress};
 use meshd_model::status::Problem;
 use meshd_model::{
-    AnnotationProblem, AttachmentId, Block, KeyHandle, Lease, NodeAnnotations, NodeMeta, Now, OwnNode,
-    PodRef, PublicKey, Wall,
+    AnnotationProblem, AttachmentId, Block, Kept, KeptKey, KeyHandle, Lease, NodeAnnotations, NodeMeta, Now,
+    OwnNode, PodRef, PublicKey, Wall,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -26,6 +26,10 @@ pub(crate) struct World {
     pub kernel: Kernel,
     pub leases: BTreeMap<AttachmentId, Lease>,
     pub damaged: Vec<String>,
+    /// Records of kept addresses.
+    pub kept: BTreeMap<KeptKey, Kept>,
+    /// Nothing is done about them.
+    pub kept_held: bool,
     /// The store fails everything with this.
     pub store_failing: Option<i32>,
     pub own: Option<OwnNode>,
@@ -184,6 +188,8 @@ impl World {
             kernel,
             leases: BTreeMap::new(),
             damaged: Vec::new(),
+            kept: BTreeMap::new(),
+            kept_held: false,
             store_failing: None,
             own: Some(own_node()),
             kube_down: false,
@@ -308,7 +314,10 @@ impl World {
     }
 
     pub(crate) fn run_store(&mut self) -> bool {
-        let Some(action) = self.store_queue.pop_front() else {
+        let is_kept = |a: &StoreAction| matches!(a, StoreAction::Keep { .. } | StoreAction::Unkeep { .. });
+        let held = self.kept_held;
+        let next = self.store_queue.iter().position(|a| !(held && is_kept(a)));
+        let Some(action) = next.and_then(|at| self.store_queue.remove(at)) else {
             return false;
         };
         let outcome = match (action, self.store_failing) {
@@ -319,12 +328,28 @@ impl World {
             (StoreAction::Load { .. }, None) => StoreEvent::Loaded {
                 leases: self.leases.values().cloned().collect(),
                 damaged: self.damaged.clone(),
+                kept: self.kept.values().cloned().collect(),
+                damaged_kept: Vec::new(),
             },
-            (StoreAction::Put { id, .. } | StoreAction::Remove { id, .. }, Some(errno)) => {
-                StoreEvent::Failed {
-                    id,
-                    failure: failure(errno),
-                }
+            (
+                StoreAction::Put { id, .. }
+                | StoreAction::Remove { id, .. }
+                | StoreAction::Keep { id, .. }
+                | StoreAction::Unkeep { id, .. },
+                Some(errno),
+            ) => StoreEvent::Failed {
+                id,
+                failure: failure(errno),
+            },
+            (StoreAction::Keep { id, kept }, None) => {
+                self.done.push(format!("keep {}", kept.key));
+                self.kept.insert(kept.key.clone(), kept);
+                StoreEvent::Applied(id)
+            }
+            (StoreAction::Unkeep { id, key }, None) => {
+                self.done.push(format!("unkeep {key}"));
+                self.kept.remove(&key);
+                StoreEvent::Applied(id)
             }
             (StoreAction::Put { id, lease }, None) => {
                 self.done.push(format!("put {} {:?}", lease.id, lease.phase));

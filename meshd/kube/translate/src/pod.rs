@@ -13,6 +13,8 @@ use std::net::IpAddr;
 /// The addresses that the pod shall have: one or two, of one family each, comma-separated, as the standard library writes
 /// them.
 pub const IPS: &str = "meshd.dev/ips";
+/// `true` or `false`: whether a pod of the same name that follows on the node gets the same addresses.
+pub const KEEP_ADDRESS: &str = "meshd.dev/keep-address";
 
 /// A pod and what it asks for.
 ///
@@ -26,6 +28,14 @@ pub fn pod_meta(pod: &Pod) -> Result<PodMeta, ObjectProblem> {
         match ips(text) {
             Ok(ips) => wants.ips = ips,
             Err(reason) => wants.problem = Some(problem(IPS, text, &reason)),
+        }
+    }
+    match annotation(KEEP_ADDRESS) {
+        None | Some("false") => {}
+        Some("true") => wants.keep = true,
+        Some(text) => {
+            let reason = "it should have been \"true\" or \"false\"";
+            wants.problem.get_or_insert(problem(KEEP_ADDRESS, text, reason));
         }
     }
     Ok(PodMeta {

@@ -182,10 +182,10 @@ fn wants(annotations: Value) -> PodWants {
 
 #[test]
 fn what_a_pod_asks_for_is_understood_or_told() {
-    let asked = wants(json!({"meshd.dev/ips": "10.244.1.7,fd00:244:1::7"}));
+    let asked = wants(json!({"meshd.dev/ips": "10.244.1.7,fd00:244:1::7", "meshd.dev/keep-address": "true"}));
     let ips = ["10.244.1.7", "fd00:244:1::7"].map(|ip| ip.parse().unwrap());
-    assert_eq!((asked.ips, asked.problem), (ips.into(), None));
-    assert!(wants(json!({})).is_empty());
+    assert_eq!((asked.ips, asked.keep, asked.problem), (ips.into(), true, None));
+    assert!(wants(json!({})).is_empty() && wants(json!({"meshd.dev/keep-address": "false"})).is_empty());
     assert!(
         wants(json!({"meshd.dev/what-a-later-version-knows": "x"})).is_empty(),
         "left alone"
@@ -216,6 +216,13 @@ fn what_a_pod_asks_for_is_understood_or_told() {
         .problem
         .unwrap();
     assert!(long.len() < 300, "{long}");
+    for bad in ["", "yes", "True", "1"] {
+        let asked = wants(json!({"meshd.dev/keep-address": bad}));
+        assert!(
+            asked.problem.unwrap().contains("meshd.dev/keep-address") && !asked.keep,
+            "{bad}"
+        );
+    }
 }
 
 #[test]
