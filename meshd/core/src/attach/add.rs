@@ -11,7 +11,6 @@ use meshd_model::cni::{Add, Added, CniError, code};
 use meshd_model::kernel::{IFNAME_MAX, POD_GATEWAY_V4, POD_GATEWAY_V6};
 use meshd_model::net::{Family, contains, host};
 use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Longest container id that is taken; runtimes use 64 characters.
@@ -169,11 +168,7 @@ impl NodeAgent {
             );
             let stale = error(code::TRY_AGAIN, msg, "it was undone: the runtime will try again");
             let failed_add = Some((request, stale));
-            attachment.state = State::Deleting {
-                step: DelStep::Mark,
-                callers: BTreeSet::new(),
-                failed_add,
-            };
+            attachment.state = State::deleting(DelStep::Mark, failed_add);
         }
         self.mark(Resource::Attachment(add.id));
     }

@@ -17,7 +17,6 @@ use crate::agent::NodeAgent;
 use crate::attach::table::{Attachment, DelStep, State};
 use meshd_model::{AttachmentId, Boot, Now};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How much longer the grace is while the namespace is still there.
@@ -89,11 +88,7 @@ impl NodeAgent {
             return self.timers.set_no_later(TimerKind::Collect, due);
         }
         attachment.abandoned = None;
-        attachment.state = State::Deleting {
-            step: DelStep::Mark,
-            callers: BTreeSet::new(),
-            failed_add: None,
-        };
+        attachment.state = State::deleting(DelStep::Mark, None);
         *self.counters.collected.entry(why).or_default() += 1;
         self.mark(Resource::Attachment(id.clone()));
     }

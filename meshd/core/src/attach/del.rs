@@ -2,12 +2,12 @@
 
 use crate::action::Resource;
 use crate::agent::NodeAgent;
-use crate::attach::link::unexplained;
+use crate::attach::link::{adopted, unexplained};
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::{DelStep, State};
 use crate::event::{CniCall, RequestId};
+use meshd_model::AttachmentId;
 use meshd_model::cni::{CniError, code};
-use meshd_model::{AttachmentId, Lease, LeasePhase};
 use std::collections::BTreeSet;
 
 impl NodeAgent {
@@ -84,20 +84,7 @@ impl NodeAgent {
         if self.attachments.by_ifname(&ifname).is_some() {
             return false;
         }
-        let link = unexplained(id, &ifname, state);
-        let lease = Lease {
-            id: id.clone(),
-            phase: LeasePhase::Deleting,
-            pod: None,
-            netns: link.netns,
-            host_ifname: link.host_ifname,
-            host_mac: link.host_mac,
-            mac: link.mac,
-            addresses: link.addresses,
-            token: 0,
-            secondary: false,
-            network: String::new(),
-        };
+        let lease = adopted(unexplained(id, &ifname, state), String::new());
         self.attachments.insert(lease, State::HalfDone, false);
         true
     }

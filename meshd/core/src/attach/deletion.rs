@@ -8,19 +8,9 @@ use crate::event::Failure;
 use crate::ops::Task;
 use meshd_model::cni::code;
 use meshd_model::{AttachmentId, LeasePhase, Now};
-use std::collections::BTreeSet;
 
 /// So many links may be deleted in the background.
 const VANISHING_MAX: usize = 256;
-
-/// Nobody waits for the deletion.
-fn gone(step: DelStep) -> State {
-    State::Deleting {
-        step,
-        callers: BTreeSet::new(),
-        failed_add: None,
-    }
-}
 
 impl NodeAgent {
     pub(crate) fn deletion_outcome(
@@ -72,7 +62,7 @@ impl NodeAgent {
             return;
         }
         if let Some(attachment) = self.attachments.get_mut(id).filter(|a| a.is_marked()) {
-            let state = std::mem::replace(&mut attachment.state, gone(DelStep::Vanish));
+            let state = std::mem::replace(&mut attachment.state, State::deleting(DelStep::Vanish, None));
             self.told_it_is_gone(id, state);
         }
     }

@@ -8,12 +8,12 @@
 
 use crate::action::Resource;
 use crate::agent::NodeAgent;
-use crate::attach::link::unexplained;
+use crate::attach::link::{adopted, unexplained};
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::{DelStep, State};
 use crate::event::RequestId;
 use meshd_model::cni::{CniError, Gc, code};
-use meshd_model::{AttachmentId, Lease, LeasePhase};
+use meshd_model::{AttachmentId, Lease};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -71,26 +71,9 @@ impl NodeAgent {
             let Some(state) = self.observed.links.get(&id.ifname) else {
                 continue;
             };
-            let link = unexplained(id, &id.ifname, state);
-            let lease = Lease {
-                id: id.clone(),
-                phase: LeasePhase::Deleting,
-                pod: None,
-                netns: link.netns,
-                host_ifname: link.host_ifname,
-                host_mac: link.host_mac,
-                mac: link.mac,
-                addresses: link.addresses,
-                token: 0,
-                secondary: false,
-                network: gc.network.clone(),
-            };
-            let deleting = State::Deleting {
-                // There is no lease to mark.
-                step: DelStep::Detach,
-                callers: BTreeSet::new(),
-                failed_add: None,
-            };
+            let lease = adopted(unexplained(id, &id.ifname, state), gc.network.clone());
+            // There is no lease to mark.
+            let deleting = State::deleting(DelStep::Detach, None);
             self.attachments.insert(lease, deleting, false);
         }
         orphans

@@ -4,7 +4,7 @@ use crate::TimerKind;
 use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::addresses::NotGiven;
-use crate::attach::kept::{Entry, KEPT_MAX, key_of};
+use crate::attach::kept::{Entry, KEPT_MAX, key, key_of};
 use crate::attach::lifecycle::add_error;
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::{AddStep, Attachment, DelStep, State};
@@ -70,12 +70,7 @@ impl NodeAgent {
     /// Whose record an ADD is about, and whether its pod wants it. Only a pod's first interface has one.
     pub(crate) fn kept_key(&self, add: &Add) -> Option<(KeptKey, bool)> {
         let pod = add.pod.as_ref().filter(|_| self.is_first(add))?;
-        let key = KeptKey {
-            namespace: pod.namespace.clone(),
-            pod: pod.name.clone(),
-            ifname: add.id.ifname.clone(),
-        };
-        Some((key, self.pods.wants(pod).1.keep))
+        Some((key(pod, &add.id), self.pods.wants(pod).1.keep))
     }
 
     /// The addresses that were held back for the pod of this ADD; they are taken in the allocator.
@@ -196,11 +191,8 @@ impl NodeAgent {
             attachment.state = State::Adding { step, request };
         } else if let Some(failure) = entry.and_then(|entry| entry.failed.as_ref()) {
             let told = add_error(&attachment.lease, step, failure);
-            attachment.state = State::Deleting {
-                step: DelStep::Detach,
-                callers: BTreeSet::new(),
-                failed_add: request.map(|request| (request, told)),
-            };
+            let failed_add = request.map(|request| (request, told));
+            attachment.state = State::deleting(DelStep::Detach, failed_add);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::attach::table::Attachment;
 use crate::event::Failure;
-use meshd_model::{AttachmentId, Boot, Kept, KeptKey, Lease};
+use meshd_model::{AttachmentId, Boot, Kept, KeptKey, Lease, PodRef};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -76,12 +76,16 @@ pub(crate) struct KeptTable {
 
 /// Whose record that of this lease would be.
 pub(crate) fn key_of(lease: &Lease) -> Option<KeptKey> {
-    let pod = lease.pod.as_ref()?;
-    Some(KeptKey {
+    Some(key(lease.pod.as_ref()?, &lease.id))
+}
+
+/// Whose record one of this pod's interface is.
+pub(crate) fn key(pod: &PodRef, id: &AttachmentId) -> KeptKey {
+    KeptKey {
         namespace: pod.namespace.clone(),
         pod: pod.name.clone(),
-        ifname: lease.id.ifname.clone(),
-    })
+        ifname: id.ifname.clone(),
+    }
 }
 
 impl KeptTable {

@@ -12,7 +12,6 @@ use crate::reconcile::Plan;
 use meshd_model::cni::{CniError, code};
 use meshd_model::kernel::PodLink;
 use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
-use std::collections::BTreeSet;
 
 impl NodeAgent {
     pub(crate) fn plan_attachment(&mut self, id: &AttachmentId) -> Plan {
@@ -102,11 +101,7 @@ impl NodeAgent {
         if let Some(attachment) = self.attachments.get_mut(id)
             && matches!(attachment.state, State::Adding { request: None, .. })
         {
-            attachment.state = State::Deleting {
-                step: DelStep::Detach,
-                callers: BTreeSet::new(),
-                failed_add: None,
-            };
+            attachment.state = State::deleting(DelStep::Detach, None);
         }
     }
 
@@ -205,11 +200,7 @@ impl NodeAgent {
             return;
         }
         let failed_add = request.map(|request| (request, told));
-        attachment.state = State::Deleting {
-            step: DelStep::Detach,
-            callers: BTreeSet::new(),
-            failed_add,
-        };
+        attachment.state = State::deleting(DelStep::Detach, failed_add);
     }
 
     /// Keeps the addresses of interfaces that no lease explains from being handed out.

@@ -2,7 +2,7 @@
 
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{PodLink, PodLinkState};
-use meshd_model::{AttachmentId, Lease};
+use meshd_model::{AttachmentId, Lease, LeasePhase};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -43,6 +43,23 @@ pub(crate) fn unexplained(id: &AttachmentId, ifname: &str, state: &PodLinkState)
         host_addresses: Vec::new(),
         mtu: state.mtu,
         secondary: false,
+    }
+}
+
+/// The lease that a link would have had which no lease explains: for its deletion.
+pub(crate) fn adopted(link: PodLink, network: String) -> Lease {
+    Lease {
+        id: link.id,
+        phase: LeasePhase::Deleting,
+        pod: None,
+        netns: link.netns,
+        host_ifname: link.host_ifname,
+        host_mac: link.host_mac,
+        mac: link.mac,
+        addresses: link.addresses,
+        token: 0,
+        secondary: false,
+        network,
     }
 }
 

@@ -61,6 +61,17 @@ impl State {
     }
 }
 
+impl State {
+    /// It goes, and no DEL waits for it; perhaps an ADD that failed does.
+    pub(crate) fn deleting(step: DelStep, failed_add: Option<(RequestId, CniError)>) -> Self {
+        Self::Deleting {
+            step,
+            callers: BTreeSet::new(),
+            failed_add,
+        }
+    }
+}
+
 /// What ADD is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AddStep {
@@ -187,11 +198,7 @@ impl Attachments {
             let state = match lease.phase {
                 LeasePhase::Adding => State::HalfDone,
                 LeasePhase::Ready => State::Ready,
-                LeasePhase::Deleting => State::Deleting {
-                    step: DelStep::Detach,
-                    callers: BTreeSet::new(),
-                    failed_add: None,
-                },
+                LeasePhase::Deleting => State::deleting(DelStep::Detach, None),
             };
             for address in &lease.addresses {
                 if self.allocator.take(*address).is_ok() {
