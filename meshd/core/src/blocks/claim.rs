@@ -1,6 +1,6 @@
 //! Claiming blocks: one try at a time in each family, another block where somebody was first.
 
-use super::BLOCKS_MAX;
+use super::{BLOCKS_MAX, size};
 use crate::TimerKind;
 use crate::action::{BlockOp, Resource};
 use crate::agent::NodeAgent;
@@ -101,11 +101,7 @@ impl NodeAgent {
     }
 
     pub(crate) fn low_water(&self, family: Family) -> u128 {
-        let (bits, size) = match (family, self.block_size(family)) {
-            (Family::V4, size) => (32, size),
-            (Family::V6, size) => (128, size),
-        };
-        let quarter = 1_u128.checked_shl(bits - u32::from(size)).unwrap_or(u128::MAX) / 4;
+        let quarter = size(family, self.block_size(family)) / 4;
         quarter.min(LOW_WATER).saturating_sub(1)
     }
 

@@ -1,6 +1,6 @@
 //! Giving blocks back: one that was empty for a time, unless it is the first of its family or its room is needed.
 
-use super::GivenBack;
+use super::{GivenBack, size};
 use crate::TimerKind;
 use crate::action::{BlockOp, Resource};
 use crate::agent::NodeAgent;
@@ -69,17 +69,13 @@ impl NodeAgent {
     fn can_spare(&self, now: Boot, cidr: IpNetwork) -> bool {
         let family = Family::of(cidr.network());
         // Network address, the node's own, and in IPv4 the broadcast address are no pod's.
-        let (bits, nobodys) = match family {
-            Family::V4 => (32, 3),
-            Family::V6 => (128, 2),
+        let nobodys = match family {
+            Family::V4 => 3,
+            Family::V6 => 2,
         };
-        let size = 1_u128
-            .checked_shl(bits - u32::from(cidr.prefix()))
-            .unwrap_or(u128::MAX);
-        let inside = if self.is_in_ranges(cidr) {
-            size - nobodys
-        } else {
-            0
+        let inside = match self.is_in_ranges(cidr) {
+            true => size(family, cidr.prefix()) - nobodys,
+            false => 0,
         };
         let left = self
             .attachments

@@ -341,8 +341,20 @@ impl Pool {
         if Family::of(cidr.network()) != family || size < cidr.prefix() {
             return 0;
         }
-        1_u128
-            .checked_shl(u32::from(size - cidr.prefix()))
-            .unwrap_or(u128::MAX)
+        power_of_two(size - cidr.prefix())
     }
+}
+
+/// How many addresses a prefix of this length has.
+fn size(family: Family, prefix: u8) -> u128 {
+    let bits = match family {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    };
+    power_of_two(bits - prefix)
+}
+
+/// As near as a number comes to it.
+fn power_of_two(exponent: u8) -> u128 {
+    1_u128.checked_shl(u32::from(exponent)).unwrap_or(u128::MAX)
 }
