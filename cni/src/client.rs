@@ -2,7 +2,7 @@
 
 use crate::{deadline, error, quoted, reason};
 use meshd_model::cni::{Call, CniError, MESSAGE_MAX, REQUEST_MAX, Request, Response, code};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -40,13 +40,7 @@ pub fn exchange(socket: &Path, call: &Call, deadline: Instant) -> Result<Respons
 pub(crate) fn exchange_once(socket: &Path, call: &Call, deadline: Instant) -> Result<Response, Failure> {
     let left = deadline.saturating_duration_since(Instant::now());
     let request = encode(call, left).map_err(Failure::Own)?;
-    let path = socket.to_owned();
-    let done = deadline::within(deadline, move || talk(&path, &request));
-    let line = match done {
-        Ok(Some(line)) => line?,
-        Ok(None) => return Err(Failure::Silent),
-        Err(error) => return Err(Failure::Thread(error)),
-    };
+    let line = talk(socket, &request, deadline)?;
     decode(&line).map_err(Failure::Foreign)
 }
 
@@ -78,40 +72,64 @@ pub fn decode(line: &[u8]) -> Result<Response, String> {
     })
 }
 
-/// Blocks for as long as the other side likes.
-fn talk(socket: &Path, request: &[u8]) -> Result<Vec<u8>, Failure> {
-    let mut stream = UnixStream::connect(socket).map_err(Failure::connect)?;
+/// Sends one line and reads one.
+fn talk(socket: &Path, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
+    let mut stream = deadline::connect_to(socket, deadline).map_err(Failure::connect)?;
     // A daemon that refuses the caller answers before it has read the request, so a failure to write is not the end.
-    let written = stream.write_all(request);
-    let answer = read_line(stream);
-    match (answer, written) {
-        (Err(Failure::Closed), Err(error)) => Err(Failure::Lost("send the request", error)),
+    let written = send(&mut stream, request, deadline);
+    match (read_line(&mut stream, deadline), written) {
+        (Err(Failure::Closed), Err(error)) => Err(Failure::lost("send the request", error)),
         (answer, _) => answer,
     }
 }
 
-fn read_line(stream: UnixStream) -> Result<Vec<u8>, Failure> {
-    let mut line = Vec::new();
-    BufReader::new(stream)
-        .take(MESSAGE_MAX as u64)
-        .read_until(b'\n', &mut line)
-        .map_err(|error| Failure::Lost("read the answer", error))?;
-    if line.pop_if(|last| *last == b'\n').is_some() {
-        Ok(line)
-    } else if line.len() >= MESSAGE_MAX {
-        Err(Failure::Foreign(format!(
-            "its answer is longer than {MESSAGE_MAX} bytes"
-        )))
-    } else {
-        Err(Failure::Closed)
+fn send(stream: &mut UnixStream, mut request: &[u8], deadline: Instant) -> io::Result<()> {
+    while !request.is_empty() {
+        stream.set_write_timeout(Some(left(deadline)?))?;
+        match stream.write(request) {
+            Ok(count) => request = &request[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
+}
+
+fn read_line(stream: &mut UnixStream, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    let lost = |error| Failure::lost("read the answer", error);
+    let mut line = Vec::with_capacity(4096);
+    let mut part = [0; 4096];
+    while line.len() < MESSAGE_MAX {
+        let wait = left(deadline).map_err(lost)?;
+        stream.set_read_timeout(Some(wait)).map_err(lost)?;
+        match stream.read(&mut part) {
+            Ok(0) => return Err(Failure::Closed),
+            Ok(count) => line.extend_from_slice(&part[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(lost(error)),
+        }
+        // Nothing follows the line.
+        if line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(line);
+        }
+    }
+    Err(Failure::Foreign(format!(
+        "its answer is longer than {MESSAGE_MAX} bytes"
+    )))
+}
+
+/// An error once the deadline is over, so that no number of short waits goes past it.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    if Instant::now() >= deadline {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    Ok(deadline::left(deadline))
 }
 
 /// Why there is no answer.
 pub(crate) enum Failure {
     /// Nothing was sent.
     Own(CniError),
-    Thread(io::Error),
     Absent(io::Error),
     Forbidden(io::Error),
     Lost(&'static str, io::Error),
@@ -125,7 +143,15 @@ impl Failure {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Absent(error),
             io::ErrorKind::PermissionDenied => Failure::Forbidden(error),
-            _ => Failure::Lost("connect", error),
+            _ => Failure::lost("connect", error),
+        }
+    }
+
+    /// A socket that was waited for until the deadline says that it would block.
+    fn lost(tried: &'static str, error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Failure::Silent,
+            _ => Failure::Lost(tried, error),
         }
     }
 
@@ -141,11 +167,6 @@ impl Failure {
         let socket = socket.display();
         match self {
             Failure::Own(error) => error,
-            Failure::Thread(reason) => error(
-                code::TRY_AGAIN,
-                format!("cannot start a thread to talk to meshd: {reason}"),
-                "the node has no more processes to give",
-            ),
             Failure::Absent(reason) => error(
                 code::TRY_AGAIN,
                 format!("meshd does not listen at {socket}: {reason}"),

@@ -12,8 +12,7 @@
 //! plugin       all of them in order
 //! ```
 //!
-//! What parses and renders is pure. What waits does so on a thread of its own, which is left behind at the
-//! deadline: the process ends then.
+//! What parses and renders is pure. What waits for the runtime or the daemon does so no longer than its deadline.
 
 pub mod args;
 pub mod client;

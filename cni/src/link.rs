@@ -1,14 +1,14 @@
 //! The host's end of a pod's veth pair, deleted without a daemon: one message of rtnetlink(7), which takes the other end
 //! and all routes to it along.
 
+use crate::deadline::left_as_timeval;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
     sockopt,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const RTM_DELLINK: u16 = 17;
 /// Request, with an acknowledgement.
@@ -26,10 +26,7 @@ pub fn delete(name: &str, deadline: Instant) -> Result<(), Errno> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = left.max(Duration::from_millis(1)).as_millis();
-    let left = TimeVal::milliseconds(i64::try_from(left).unwrap_or(i64::MAX));
-    setsockopt(&netlink, sockopt::ReceiveTimeout, &left)?;
+    setsockopt(&netlink, sockopt::ReceiveTimeout, &left_as_timeval(deadline))?;
     let kernel = NetlinkAddr::new(0, 0);
     sendto(netlink.as_raw_fd(), &request(name), &kernel, MsgFlags::empty())?;
     let mut answer = [0; 1024];

@@ -4,8 +4,7 @@
 //! `cargo rustc -p meshd-cni --release --bin meshd-cni -- -C target-feature=+crt-static`.
 
 use meshd_cni::plugin;
-use meshd_cni::version::Version;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -54,13 +53,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    let input: Box<dyn Read + Send> = if io::stdin().is_terminal() {
-        // A person tries it; nobody would end the input.
-        let version = format!("{{\"cniVersion\":\"{}\"}}", Version::NEWEST.as_str());
-        Box::new(io::Cursor::new(version))
-    } else {
-        Box::new(io::stdin())
-    };
+    let stdin = io::stdin();
+    // A person who tries it would not end the input.
+    let input = (!stdin.is_terminal()).then(|| stdin.lock());
     let outcome = plugin::run(started, &|name| std::env::var_os(name), input);
     match outcome.output {
         Some(output) => print(&format!("{output}\n"), outcome.success),

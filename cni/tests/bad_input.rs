@@ -398,7 +398,7 @@ fn endless_input_ends_at_the_deadline() {
         Some(OsString::from(&found.1))
     };
     let started = Instant::now().checked_sub(Duration::from_millis(9_700)).unwrap();
-    let outcome = plugin::run(started, &lookup, theirs);
+    let outcome = plugin::run(started, &lookup, Some(theirs));
     assert!(!outcome.success && started.elapsed() < Duration::from_secs(12));
     let error = outcome.output.unwrap();
     assert_eq!(error["code"], 5);
