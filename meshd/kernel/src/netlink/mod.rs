@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nlink::netlink::MessageBuilder;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What the kernel has not answered by then, it does not answer. Another's long work under the kernel's lock is waited for
 /// within `sendmsg`, not here.
@@ -22,27 +23,44 @@ const PATIENCE: TimeVal = TimeVal::new(5, 0);
 /// Longer than any answer to a message of a batch; those of dumps are cut to fit.
 const ANSWER_MAX: usize = 32 << 10;
 const HEADER: usize = 16;
+/// Where a header has the sequence number.
+const SEQUENCE: usize = 8;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 /// A socket in the network namespace that its maker was in; it can be used from any thread.
 pub(crate) struct Socket {
     fd: OwnedFd,
+    /// Sequence number of the next message. None is used again: what was left unread when a receive failed is told from
+    /// the answer to another message.
+    next: AtomicU32,
 }
 
 /// Messages that are to be sent together, each with what it tries, for errors.
 #[derive(Default)]
 pub(crate) struct Batch {
-    bytes: Vec<u8>,
+    messages: Vec<Vec<u8>>,
     tries: Vec<String>,
 }
 
 impl Batch {
     /// Adds a message; `what` reads like "set eth0 up".
-    pub(crate) fn push(&mut self, mut message: MessageBuilder, what: impl Into<String>) {
-        message.set_seq(u32::try_from(self.tries.len()).unwrap_or(u32::MAX));
-        self.bytes.extend(message.finish());
+    pub(crate) fn push(&mut self, message: MessageBuilder, what: impl Into<String>) {
+        self.messages.push(message.finish());
         self.tries.push(what.into());
+    }
+
+    /// The messages, numbered from here on.
+    fn numbered(&self, first: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (message, number) in self.messages.iter().zip((0..).map(|n| first.wrapping_add(n))) {
+            let start = bytes.len();
+            bytes.extend(message);
+            if let Some(seq) = bytes.get_mut(start + SEQUENCE..start + HEADER - 4) {
+                seq.copy_from_slice(&number.to_ne_bytes());
+            }
+        }
+        bytes
     }
 }
 
@@ -81,7 +99,8 @@ impl Socket {
         let fd = fd.doing(what)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).doing(what)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &PATIENCE).doing(what)?;
-        Ok(Self { fd })
+        let next = AtomicU32::new(1);
+        Ok(Self { fd, next })
     }
 
     /// By what the kernel names it in what it tells others.
@@ -93,7 +112,7 @@ impl Socket {
     /// Has every message carried out, also those after one that fails. An error is the socket's own.
     pub(crate) fn execute(&self, batch: &Batch) -> Result<Answers> {
         let what = || batch.tries.first().cloned().unwrap_or_default();
-        send(self.fd.as_raw_fd(), &batch.bytes, MsgFlags::empty()).doing(what)?;
+        let first = self.send(batch).doing(what)?;
         let mut answers: Vec<Option<Answer>> = batch.tries.iter().map(|_| None).collect();
         let mut buffer = vec![0; ANSWER_MAX];
         while answers.iter().any(Option::is_none) {
@@ -101,7 +120,8 @@ impl Socket {
                 Err(Errno::EINTR) => continue,
                 other => other.doing(what)?,
             };
-            for (kind, place, body) in messages(buffer.get(..length).unwrap_or_default()) {
+            for (kind, number, body) in messages(buffer.get(..length).unwrap_or_default()) {
+                let place = number.wrapping_sub(first) as usize;
                 let tried = batch.tries.get(place);
                 if let (Some(slot), Some(tried)) = (answers.get_mut(place), tried) {
                     *slot = Some(answer(kind, body, tried));
@@ -113,6 +133,14 @@ impl Socket {
         })
     }
 
+    /// Sends the batch; the number of its first message.
+    fn send(&self, batch: &Batch) -> nix::Result<u32> {
+        let count = u32::try_from(batch.messages.len()).unwrap_or(u32::MAX);
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        send(self.fd.as_raw_fd(), &batch.numbered(first), MsgFlags::empty())?;
+        Ok(first)
+    }
+
     /// Every object of a dump; `look` is given each body.
     pub(crate) fn dump(
         &self,
@@ -120,14 +148,17 @@ impl Socket {
         what: &str,
         mut look: impl FnMut(&[u8]),
     ) -> Result<()> {
-        send(self.fd.as_raw_fd(), &message.finish(), MsgFlags::empty()).doing(|| what)?;
+        let mut batch = Batch::default();
+        batch.push(message, what);
+        let asked = self.send(&batch).doing(|| what)?;
         let mut buffer = vec![0; ANSWER_MAX];
         loop {
             let length = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 other => other.doing(|| what)?,
             };
-            for (kind, _, body) in messages(buffer.get(..length).unwrap_or_default()) {
+            let messages = messages(buffer.get(..length).unwrap_or_default());
+            for (kind, _, body) in messages.filter(|(_, number, _)| *number == asked) {
                 match kind {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return answer(kind, body, what).map(drop),
@@ -152,14 +183,41 @@ fn answer(kind: u16, body: &[u8], tried: &str) -> Answer {
 }
 
 /// Type, sequence number and body of each message.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, usize, &[u8])> {
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.first_chunk::<HEADER>()?;
         let [a, b, c, d, kind_low, kind_high, _, _, e, f, g, h, ..] = *header;
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
         let body = bytes.get(HEADER..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let place = u32::from_ne_bytes([e, f, g, h]) as usize;
-        Some((u16::from_ne_bytes([kind_low, kind_high]), place, body))
+        let number = u32::from_ne_bytes([e, f, g, h]);
+        Some((u16::from_ne_bytes([kind_low, kind_high]), number, body))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As after a receive that failed: the answer comes all the same, and is found by the next who asks.
+    #[test]
+    fn an_answer_that_was_left_unread_is_nobody_elses() {
+        let socket = Socket::open().unwrap();
+        let look = |name: &str| {
+            let mut batch = Batch::default();
+            batch.push(message::look(name), format!("look for {name}"));
+            batch
+        };
+        socket.send(&look("lo")).unwrap();
+        let other = socket.execute(&look("not-there")).unwrap().take(0);
+        assert_eq!(other.unwrap_err().errno, Some(Errno::ENODEV as i32));
+        socket.send(&look("not-there")).unwrap();
+        let mut bodies = Vec::new();
+        let dumped = socket.dump(message::dump_links(), "list interfaces", |body| {
+            bodies.push(message::Link::read(body).unwrap().name);
+        });
+        dumped.unwrap();
+        assert!(bodies.contains(&"lo".to_owned()), "{bodies:?}");
+        assert!(socket.execute(&look("lo")).unwrap().take(0).unwrap().is_some());
+    }
 }
