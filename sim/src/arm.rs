@@ -49,6 +49,51 @@ impl SimArm {
         SimArm::of(sim)
     }
 
+    /// As [`Arm::add_pod`], of a pod with these annotations.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_annotated_pod(
+        &mut self,
+        node: &NodeName,
+        name: &str,
+        annotations: &Value,
+    ) -> Result<Pod, ArmError> {
+        let number = self.node(node)?;
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": "default", "annotations": annotations },
+            "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app" }] },
+        });
+        let created = self
+            .sim
+            .admin(Request::create("/api/v1/namespaces/default/pods", &object))
+            .map_err(error)?;
+        let uid = created
+            .pointer("/metadata/uid")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let pod = PodRef {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid,
+        };
+        self.sim.nodes[number]
+            .kernel
+            .namespaces
+            .insert(netns(name), Default::default());
+        let (id, added) = self.add(number, name, &pod)?;
+        self.containers.insert(name.to_owned(), id);
+        let addresses = added.ips.iter().map(|(net, _)| net.ip()).collect();
+        Ok(Pod {
+            name: name.to_owned(),
+            node: node.clone(),
+            addresses,
+        })
+    }
+
     /// A cluster as it is.
     #[must_use]
     pub fn of(sim: Sim) -> SimArm {
@@ -162,39 +207,7 @@ impl Arm for SimArm {
     }
 
     fn add_pod(&mut self, node: &NodeName, name: &str) -> Result<Pod, ArmError> {
-        let number = self.node(node)?;
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": { "name": name, "namespace": "default" },
-            "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app" }] },
-        });
-        let created = self
-            .sim
-            .admin(Request::create("/api/v1/namespaces/default/pods", &object))
-            .map_err(error)?;
-        let uid = created
-            .pointer("/metadata/uid")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let pod = PodRef {
-            namespace: "default".to_owned(),
-            name: name.to_owned(),
-            uid,
-        };
-        self.sim.nodes[number]
-            .kernel
-            .namespaces
-            .insert(netns(name), Default::default());
-        let (id, added) = self.add(number, name, &pod)?;
-        self.containers.insert(name.to_owned(), id);
-        let addresses = added.ips.iter().map(|(net, _)| net.ip()).collect();
-        Ok(Pod {
-            name: name.to_owned(),
-            node: node.clone(),
-            addresses,
-        })
+        self.add_annotated_pod(node, name, &json!({}))
     }
 
     fn delete_pod(&mut self, pod: &Pod) -> Result<(), ArmError> {

@@ -118,7 +118,10 @@ impl Sim {
     }
 
     /// Creates a Node as a kubelet does.
-    pub(crate) fn create_node(&mut self, node: usize) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The API server refuses it, or is away.
+    pub fn create_node(&mut self, node: usize) -> Result<(), String> {
         let NodeName(name) = &self.nodes[node].name;
         let internal = self.nodes[node]
             .addresses

@@ -11,7 +11,7 @@ use meshd_model::block;
 use meshd_model::net::Family;
 use meshd_scenario::Arm;
 use meshd_sim::{Config, SimArm};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCKS: &str = "/apis/meshd.dev/v1alpha1/ipblocks";
@@ -170,6 +170,28 @@ fn a_node_that_is_gone_leaves_its_blocks_and_one_made_again_has_new_ones() {
         arm.add_pod(&one, &format!("p{n}")).unwrap();
     }
     assert_eq!(blocks(&mut arm).len(), 4);
+}
+
+#[test]
+fn what_is_kept_outlives_a_node_that_is_registered_again_and_stops_nobody() {
+    for gone_for in [s(1), s(30)] {
+        let mut arm = SimArm::new(config(2, 11, "10.128.0.0/26", 28));
+        all_ready(&mut arm);
+        let node = arm.nodes()[1].clone();
+        let keeps = json!({ "meshd.dev/keep-address": "true" });
+        let before = arm.add_annotated_pod(&node, "web-0", &keeps).unwrap();
+        arm.delete_pod(&before).unwrap();
+        arm.sim_mut()
+            .admin(Request::delete(format!("/api/v1/nodes/{node}")))
+            .unwrap();
+        arm.wait(gone_for);
+        arm.sim_mut().create_node(1).unwrap();
+        arm.wait_ready(&node, s(60)).unwrap();
+        agree(&mut arm);
+        arm.add_pod(&node, "other").unwrap();
+        let again = arm.add_annotated_pod(&node, "web-0", &keeps).unwrap();
+        assert_eq!(again.addresses, before.addresses, "gone for {gone_for:?}");
+    }
 }
 
 #[test]

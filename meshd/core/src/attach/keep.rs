@@ -277,7 +277,10 @@ impl NodeAgent {
         let pool = self.config.ipam.pool.is_some();
         let known = self.own.is_current(pool) && (!pool || self.blocks.is_synced());
         let cidrs = &self.local.cidrs;
-        let is_own = |a: &IpAddr| !known || cidrs.iter().any(|c| contains(*c, host(*a)));
+        // A block that is free is about to be claimed again for what is kept of it.
+        let is_own = |a: &IpAddr| {
+            !known || cidrs.iter().any(|c| contains(*c, host(*a))) || self.wanted_block(*a).is_some()
+        };
         let over = |e: &&Entry| e.expires.is_some_and(|at| at <= now.boot);
         let unheld = self.kept.unheld();
         let gone: Vec<_> = unheld
@@ -304,6 +307,7 @@ impl NodeAgent {
             None => self.timers.clear(&TimerKind::Kept),
         }
         if any {
+            self.blocks_unwanted();
             self.resume(now, Stage::Address);
         }
     }

@@ -4,6 +4,7 @@ use crate::agent::NodeAgent;
 use ipnetwork::IpNetwork;
 use meshd_model::Boot;
 use meshd_model::net::{Family, contains};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 impl NodeAgent {
@@ -37,6 +38,25 @@ impl NodeAgent {
             .take(self.blocks.passed_over().saturating_add(1))
             .flatten()
             .find(|c| self.is_free(*c))
+    }
+
+    /// Blocks that nobody has though pods of this node have addresses of them, or addresses of them are kept.
+    pub(super) fn wanted_blocks(&self) -> BTreeSet<IpNetwork> {
+        let kept = self.kept.unheld().flat_map(|e| &e.kept.addresses);
+        let in_use = self.attachments.addresses().chain(kept);
+        in_use.filter_map(|a| self.wanted_block(*a)).collect()
+    }
+
+    /// The block of this address, where it can be claimed as far as is known.
+    pub(crate) fn wanted_block(&self, address: IpAddr) -> Option<IpNetwork> {
+        let cidr = self.config.ipam.pool.as_ref()?.block_of(address)?;
+        let is_free = !self.blocks.is_taken(cidr) && !self.blocks.taken.contains_key(&cidr);
+        (is_free && self.bounds.pod_cidr(cidr).is_ok()).then_some(cidr)
+    }
+
+    /// Addresses are not kept any more: their blocks are not wanted for them.
+    pub(crate) fn blocks_unwanted(&mut self) {
+        self.blocks.wanted = self.wanted_blocks();
     }
 
     fn is_free(&self, cidr: IpNetwork) -> bool {

@@ -90,13 +90,13 @@ impl NodeAgent {
         if self.blocks.wanted.iter().any(|c| is_of(&c)) {
             return true;
         }
-        let held: Vec<_> = self.blocks.held.iter().filter(is_of).copied().collect();
-        if held.len() >= BLOCKS_MAX {
+        let mine: Vec<_> = self.blocks.in_force(family).collect();
+        if mine.len() >= BLOCKS_MAX {
             return false;
         }
         // One that is not published yet is on its way.
         let is_coming = |c: &IpNetwork| !self.is_in_ranges(*c) && self.nodes.senior_to_own(*c).is_none();
-        !held.iter().any(is_coming)
+        !mine.iter().any(is_coming)
             && self.attachments.allocator.available(now, family) <= self.low_water(family)
     }
 
@@ -132,13 +132,9 @@ impl NodeAgent {
 
     /// Whether an ADD that finds no address may wait for one of a further block.
     pub(crate) fn is_block_coming(&mut self, family: Family) -> bool {
-        let held = self
-            .blocks
-            .held
-            .iter()
-            .filter(|c| Family::of(c.network()) == family);
-        let (count, coming) = held.fold((0, false), |(n, coming), c| {
-            (n + 1, coming || !self.is_in_ranges(*c))
+        let mine = self.blocks.in_force(family);
+        let (count, coming) = mine.fold((0, false), |(n, coming), c| {
+            (n + 1, coming || !self.is_in_ranges(c))
         });
         if self.config.ipam.pool.is_none() || self.own.deleted {
             return false;

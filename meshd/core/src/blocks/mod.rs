@@ -51,7 +51,7 @@ pub(crate) struct Blocks {
     held: Vec<IpNetwork>,
     /// The own blocks that are given back.
     given: BTreeMap<IpNetwork, GivenBack>,
-    /// Free blocks that the node's pods have addresses of.
+    /// Free blocks that the node's pods have addresses of, or shall have again.
     wanted: BTreeSet<IpNetwork>,
     /// Blocks whose object is gone, and until when they rest.
     resting: BTreeMap<IpNetwork, Boot>,
@@ -110,6 +110,13 @@ impl Blocks {
     /// The own blocks in force.
     pub(crate) fn held(&self) -> &[IpNetwork] {
         &self.held
+    }
+
+    /// Those of a family that have their object: one that lost it brings no addresses, however long it is in force for what
+    /// has addresses of it.
+    fn in_force(&self, family: Family) -> impl Iterator<Item = IpNetwork> {
+        let is_of = move |c: &IpNetwork| Family::of(c.network()) == family && self.mine.contains(c);
+        self.held.iter().copied().filter(is_of)
     }
 
     pub(crate) fn is_synced(&self) -> bool {
@@ -261,6 +268,9 @@ impl NodeAgent {
         if held != self.own.cidrs {
             self.own.cidrs = held;
             self.refresh_local(now);
+        } else {
+            // One may have lost its object and be in force still.
+            self.refresh_ranges(now);
         }
     }
 
@@ -285,19 +295,6 @@ impl NodeAgent {
     /// in use.
     fn is_lost(&self, now: Now, cidr: IpNetwork) -> bool {
         !self.blocks.is_taken(cidr) && self.attachments.allocator.is_occupied(now.boot, cidr)
-    }
-
-    /// Blocks that nobody has though pods of this node have addresses of them.
-    fn wanted_blocks(&self) -> BTreeSet<IpNetwork> {
-        let Some(pool) = &self.config.ipam.pool else {
-            return BTreeSet::new();
-        };
-        let of = |address: &IpAddr| pool.block_of(*address);
-        let blocks: BTreeSet<_> = self.attachments.addresses().filter_map(of).collect();
-        let missing = blocks.into_iter().filter(|c| self.bounds.pod_cidr(*c).is_ok());
-        missing
-            .filter(|c| !self.blocks.is_taken(*c) && !self.blocks.taken.contains_key(c))
-            .collect()
     }
 
     /// The families in which this node looks for a block and finds none.

@@ -10,10 +10,10 @@ use meshd_model::{Block, NodeUid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const RETURN_AFTER: Duration = Duration::from_secs(600);
-const REST: Duration = Duration::from_secs(60);
+pub(crate) const RETURN_AFTER: Duration = Duration::from_secs(600);
+pub(crate) const REST: Duration = Duration::from_secs(60);
 
-fn pool() -> Config {
+pub(crate) fn pool() -> Config {
     Config {
         cluster_pod_cidrs: vec![net("10.244.0.0/24"), net("fd00:244::/48")],
         ipam: Ipam {
@@ -28,7 +28,7 @@ fn pool() -> Config {
     }
 }
 
-fn net(text: &str) -> IpNetwork {
+pub(crate) fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
 }
 
@@ -38,7 +38,7 @@ fn of(family: Family) -> impl Fn(&IpNetwork) -> bool {
 
 impl World {
     /// A node of an otherwise empty cluster, whose Node has no pod CIDRs.
-    fn pooled(config: Config) -> Self {
+    pub(crate) fn pooled(config: Config) -> Self {
         let mut world = World::new(config);
         world.own.as_mut().unwrap().pod_cidrs.clear();
         world.sync(0);
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// An object is made; the watch has not shown it.
-    fn put_block(&mut self, cidr: IpNetwork, uid: Option<NodeUid>) {
+    pub(crate) fn put_block(&mut self, cidr: IpNetwork, uid: Option<NodeUid>) {
         self.blocks_made += 1;
         let own = self.own.as_ref().map(|o| o.name.clone());
         let block = Block {
@@ -127,13 +127,13 @@ impl World {
         self.run();
     }
 
-    fn take_block(&mut self, cidr: &str, uid: &str) {
+    pub(crate) fn take_block(&mut self, cidr: &str, uid: &str) {
         self.put_block(net(cidr), Some(uid.into()));
         let block = self.blocks[&net(cidr)].clone();
         self.kube(KubeEvent::BlockApplied(block));
     }
 
-    fn own_blocks(&self, family: Family) -> Vec<IpNetwork> {
+    pub(crate) fn own_blocks(&self, family: Family) -> Vec<IpNetwork> {
         let own = &self.own.as_ref().unwrap().uid;
         let mine = self
             .blocks
@@ -142,11 +142,11 @@ impl World {
         mine.map(|b| b.cidr).filter(of(family)).collect()
     }
 
-    fn pod_cidrs(&self) -> Vec<IpNetwork> {
+    pub(crate) fn pod_cidrs(&self) -> Vec<IpNetwork> {
         self.agent.status(self.now).pod_cidrs
     }
 
-    fn published(&self) -> Vec<IpNetwork> {
+    pub(crate) fn published(&self) -> Vec<IpNetwork> {
         let own = self.own.as_ref().unwrap();
         own.published
             .as_ref()
@@ -154,7 +154,7 @@ impl World {
             .unwrap_or_default()
     }
 
-    fn did(&self, what: &str) -> Vec<String> {
+    pub(crate) fn did(&self, what: &str) -> Vec<String> {
         self.done
             .iter()
             .filter(|d| d.starts_with(what))

@@ -6,12 +6,12 @@ use meshd_model::cni::{Add, Added, CniError, code};
 use meshd_model::{LeasePhase, PodMeta, PodRef, PodWants};
 use std::time::Duration;
 
-fn has(added: &Added) -> Vec<String> {
+pub(crate) fn has(added: &Added) -> Vec<String> {
     added.ips.iter().map(|(net, _)| net.ip().to_string()).collect()
 }
 
 /// A sandbox of pod `web-0`, of the given incarnation.
-fn sandbox(world: &mut World, container: &str, uid: &str, wants: PodWants) -> Add {
+pub(crate) fn sandbox(world: &mut World, container: &str, uid: &str, wants: PodWants) -> Add {
     let pod = PodRef {
         uid: uid.into(),
         ..pod("web-0")
@@ -26,19 +26,19 @@ fn sandbox(world: &mut World, container: &str, uid: &str, wants: PodWants) -> Ad
     }
 }
 
-fn keep() -> PodWants {
+pub(crate) fn keep() -> PodWants {
     PodWants {
         keep: true,
         ..PodWants::default()
     }
 }
 
-fn start(world: &mut World, container: &str) -> Result<Added, CniError> {
+pub(crate) fn start(world: &mut World, container: &str) -> Result<Added, CniError> {
     let add = sandbox(world, container, container, keep());
     world.answer(CniCall::Add(add)).map(Option::unwrap)
 }
 
-fn stop(world: &mut World, container: &str) {
+pub(crate) fn stop(world: &mut World, container: &str) {
     world.answer(CniCall::Del(attachment(container))).unwrap();
     world.run();
     assert!(!world.leases.contains_key(&attachment(container)));
@@ -49,7 +49,7 @@ fn other(world: &mut World, name: &str) -> Result<Added, CniError> {
     world.answer(CniCall::Add(add(name))).map(Option::unwrap)
 }
 
-fn pass(world: &mut World, time: Duration) {
+pub(crate) fn pass(world: &mut World, time: Duration) {
     world.wait(time);
     world.run();
 }

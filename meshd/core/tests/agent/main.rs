@@ -9,6 +9,7 @@ mod cost;
 mod firewall;
 mod hostile;
 mod kept;
+mod kept_blocks;
 mod kernel;
 mod own;
 mod peers;
