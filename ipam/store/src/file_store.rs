@@ -6,7 +6,7 @@
 //!   boot            the boot that the leases belong to
 //!   leases/         CONTAINER@IFNAME.lease
 //!   kept/           NAMESPACE@POD@IFNAME.kept: addresses that are kept for pods, of any boot
-//!   damaged/        what could not be read: NUMBER-NAME
+//!   damaged/        what could not be read: NUMBER-NAME; of leases of former boots NUMBER~NAME
 //!   previous/       the leases of the boot before
 //! ```
 //!
@@ -103,11 +103,20 @@ impl FileStore {
                 None
             }
         };
+        if noted.is_some() && noted.as_deref() != Some(boot_id) {
+            self.folder.retire_damaged_leases()?;
+            self.previous = self.folder.set_leases_aside()?;
+        }
+        // Their pods may still run, however often a daemon has started since.
+        for kept in self.folder.damaged_leases()? {
+            self.damaged.push(Damaged {
+                found: kept.clone(),
+                kept,
+                reason: "could not be read at an earlier start of this boot".to_owned(),
+            });
+        }
         if noted.as_deref() == Some(boot_id) {
             return Ok(());
-        }
-        if noted.is_some() {
-            self.previous = self.folder.set_leases_aside()?;
         }
         self.folder
             .write(&self.folder.boot(), &codec::encode(Kind::Boot, boot_id))

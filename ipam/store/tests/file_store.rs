@@ -216,6 +216,38 @@ fn a_damaged_note_of_the_boot_loses_no_lease() {
 }
 
 #[test]
+fn a_damaged_lease_is_told_at_each_start_of_its_boot_and_at_none_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).put(&lease("a", 1)).unwrap();
+    let path = folder.path().join("leases/a@eth0.lease");
+    for start in 0..3 {
+        if start == 0 {
+            fs::write(&path, b"torn").unwrap();
+        }
+        let damaged = open(folder.path()).load().unwrap().damaged;
+        assert_eq!(damaged.len(), 1, "at start {start}: {damaged:?}");
+        assert_eq!(fs::read(&damaged[0].kept).unwrap(), b"torn");
+    }
+    // While it is not known that the boot is another, it is as the leases are.
+    fs::write(folder.path().join("boot"), b"rubbish").unwrap();
+    assert_eq!(open(folder.path()).load().unwrap().damaged.len(), 2);
+    for _ in 0..2 {
+        let mut rebooted = FileStore::open(folder.path(), OTHER_BOOT).unwrap();
+        assert_eq!(rebooted.load().unwrap().damaged, []);
+    }
+    let kept = folder.path().join("damaged/0000~a@eth0.lease");
+    assert_eq!(fs::read(kept).unwrap(), b"torn", "for whoever looks into it");
+    // One of the same name takes no place of the former's.
+    fs::write(&path, b"again").unwrap();
+    let mut rebooted = FileStore::open(folder.path(), OTHER_BOOT).unwrap();
+    let damaged = rebooted.load().unwrap().damaged;
+    assert!(
+        damaged[0].kept.ends_with("damaged/0001-a@eth0.lease"),
+        "{damaged:?}"
+    );
+}
+
+#[test]
 fn left_over_temporaries_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     open(folder.path()).put(&lease("a", 1)).unwrap();

@@ -132,7 +132,7 @@ impl NodeAgent {
             problem(
                 "store",
                 format!("a lease could not be read: {what}"),
-                "its pod keeps running; DEL of it cleans up, then restart meshd",
+                "its pod keeps running; DEL of it cleans up: remove the damaged file then, and restart meshd",
             )
         }));
         self.kept_problems(&mut found);

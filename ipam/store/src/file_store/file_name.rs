@@ -2,7 +2,7 @@
 
 use meshd_model::{AttachmentId, KeptKey};
 
-const LEASE: &str = ".lease";
+pub(crate) const LEASE: &str = ".lease";
 const KEPT: &str = ".kept";
 pub(crate) const TEMPORARY: &str = ".tmp";
 

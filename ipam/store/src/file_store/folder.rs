@@ -1,6 +1,6 @@
 //! The folder of a store: where things are, and the few operations on it that must be done right.
 
-use super::file_name::TEMPORARY;
+use super::file_name::{LEASE, TEMPORARY};
 use crate::store::StoreError;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::ffi::OsString;
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// So many damaged files are kept; then a person has to look.
 const DAMAGED_MAX: u32 = 10_000;
+/// Digits before a damaged file's name.
+const NUMBER: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
@@ -146,8 +148,12 @@ impl Folder {
         for number in 0..DAMAGED_MAX {
             let mut kept = OsString::from(format!("{number:04}-")).into_vec();
             kept.extend_from_slice(&name[..name.len().min(250)]);
-            let kept = self.damaged_folder().join(OsString::from_vec(kept));
-            if kept.symlink_metadata().is_ok() {
+            let mut retired = kept.clone();
+            retired[NUMBER] = b'~';
+            let [kept, retired] =
+                [kept, retired].map(|name| self.damaged_folder().join(OsString::from_vec(name)));
+            let there = |path: &Path| path.symlink_metadata().is_ok();
+            if there(&kept) || there(&retired) {
                 continue;
             }
             fs::rename(path, &kept).map_err(StoreError::io("move among the damaged files", path))?;
@@ -159,6 +165,27 @@ impl Folder {
             "add to the damaged files in",
             &self.damaged_folder(),
         )(full))
+    }
+
+    /// What keep_damaged has put aside of leases of this boot.
+    pub(crate) fn damaged_leases(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut all = list(&self.damaged_folder())?;
+        all.retain(|path| {
+            let name = path.file_name().unwrap_or_default().as_bytes();
+            name.get(NUMBER) == Some(&b'-') && name.ends_with(LEASE.as_bytes())
+        });
+        Ok(all)
+    }
+
+    /// Another boot: what could not be read is of no running pod. It keeps its place, under a name that says so.
+    pub(crate) fn retire_damaged_leases(&self) -> Result<(), StoreError> {
+        for path in self.damaged_leases()? {
+            let mut name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+            name[NUMBER] = b'~';
+            let retired = path.with_file_name(OsString::from_vec(name));
+            fs::rename(&path, &retired).map_err(StoreError::io("rename the damaged lease", &path))?;
+        }
+        Ok(())
     }
 
     /// Moves all leases away, in place of those that were moved away before; says where to. None if there are none.
