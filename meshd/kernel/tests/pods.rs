@@ -232,6 +232,46 @@ fn a_half_made_link_is_made_again() {
     });
 }
 
+/// As KubeVirt and the tuning plugin leave it: the name is another interface's, or the MAC another.
+#[test]
+fn a_pods_end_that_somebody_in_the_pod_changed_is_left_to_it() {
+    node("a_pods_end_that_somebody", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        let host = index(&node, "mshp2").await;
+        sandbox.netlink(|conn| async move {
+            conn.set_link_name("eth0", "eth0-nic").await.unwrap();
+            conn.set_link_up("eth0-nic").await.unwrap();
+            conn.add_link(VethLink::new("eth0", "other")).await.unwrap();
+        });
+        node.conn.set_link_mtu("mshp2", 1400).await.unwrap();
+        let failure = node.try_apply(AttachPod(link.clone())).await.unwrap_err();
+        assert!(failure.message.contains("eth0-nic"), "{}", failure.message);
+        assert_eq!(index(&node, "mshp2").await, host, "the link is the same");
+        let there = &node.observe().await.pod_links["mshp2"];
+        assert_eq!(
+            (there.mtu, there.guarded),
+            (1420, true),
+            "the host's end is mended"
+        );
+
+        sandbox.netlink(|conn| async move {
+            conn.del_link("other").await.unwrap();
+            conn.set_link_name("eth0-nic", "eth0").await.unwrap();
+            conn.set_link_address("eth0", [2, 0, 0, 0, 9, 9]).await.unwrap();
+        });
+        let failure = node.try_apply(AttachPod(link.clone())).await.unwrap_err();
+        assert!(failure.message.contains("another MAC"), "{}", failure.message);
+        assert_eq!(index(&node, "mshp2").await, host, "the link is the same");
+        sandbox.netlink(|conn| async move {
+            conn.set_link_address("eth0", [2, 0, 0, 0, 2, 2]).await.unwrap();
+        });
+        node.apply(AttachPod(link)).await;
+    });
+}
+
 #[test]
 fn a_pod_is_told_at_once_that_nobody_is_there() {
     node("a_pod_is_told_at_once", |mut node| async move {

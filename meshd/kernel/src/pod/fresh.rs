@@ -45,12 +45,12 @@ pub(super) enum Made {
 
 /// Makes the link. An error says that nothing was made.
 pub(super) fn make(socket: &Socket, entrant: &mut Entrant, netns: &Netns, link: &PodLink) -> Result<Made> {
-    let host = match pair(socket, netns, link) {
-        Ok(host) => host,
+    let (host, done) = match pair(socket, netns, link) {
+        Ok(made) => made,
         Err(e) if e.errno == Some(libc::EEXIST) => return Ok(Made::Nothing),
         Err(e) => return Err(e),
     };
-    match finish(socket, entrant, netns, link, &host) {
+    match done.and_then(|()| finish(socket, entrant, netns, link, &host)) {
         Ok(true) => return Ok(Made::Whole),
         Ok(false) => {}
         Err(e) => tracing::warn!("the link of {} could not be made in one go: {e}", link.id),
@@ -61,8 +61,8 @@ pub(super) fn make(socket: &Socket, entrant: &mut Entrant, netns: &Netns, link: 
     })
 }
 
-/// Makes the pair, and the host's end so.
-fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<Link> {
+/// Makes the pair, and the host's end so; what came of the latter is given beside it.
+fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<(Link, Result<()>)> {
     let name = link.host_ifname.as_str();
     let mut batch = Batch::default();
     // It holds the namespace's file open, whose number is in the message.
@@ -77,8 +77,15 @@ fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<Link> {
     batch.push(message::look(name), format!("look for {name}"));
     let mut answers = socket.execute(&batch)?;
     answers.take(0)?;
-    let found = answers.take(3)?.and_then(|body| Link::read(&body));
-    found.ok_or_else(|| OpError::new(libc::ENODEV, format!("{name} is gone right after it was made")))
+    match answers.take(3).map(|body| body.and_then(|b| Link::read(&b))) {
+        Ok(Some(found)) => Ok((found, answers.all())),
+        looked => {
+            // Nobody else has it yet.
+            let _ = super::delete(socket, name);
+            let gone = || OpError::new(libc::ENODEV, format!("{name} is gone right after it was made"));
+            Err(looked.err().unwrap_or_else(gone))
+        }
+    }
 }
 
 pub(super) fn what_is_made(link: &PodLink) -> String {

@@ -45,27 +45,51 @@ impl Inside {
     }
 }
 
-/// What carries the pod's interface name.
+/// What is at an index in the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    pub(super) ifindex: u32,
+    ifname: Option<String>,
     /// Index of the other end, in its own namespace.
-    pub(super) peer: Option<u32>,
-    pub(super) kind: Option<String>,
-    pub(super) mac: Option<Vec<u8>>,
+    peer: Option<u32>,
+    kind: Option<String>,
+    mac: Option<Vec<u8>>,
+}
+
+impl Found {
+    /// Whether it is of one pair with the host's end of this index, which names its index.
+    pub(super) fn is_other_end_of(&self, host: u32) -> bool {
+        self.kind.as_deref() == Some("veth") && self.peer == Some(host)
+    }
+
+    /// What somebody in the pod has changed of its end so that it is not the link's any more.
+    pub(super) fn difference(&self, link: &PodLink) -> Option<String> {
+        let wanted = &link.id.ifname;
+        let ifname = self.ifname.as_deref().unwrap_or_default();
+        let what = if ifname != wanted {
+            format!("it is named {ifname} there, not {wanted}")
+        } else if self.mac.as_deref() != Some(&link.mac.0[..]) {
+            format!("{wanted} has another MAC there than {}", link.mac)
+        } else {
+            return None;
+        };
+        Some(format!(
+            "the pod's end of {} was changed in the pod: {what}; change it back, or make the pod anew",
+            link.host_ifname
+        ))
+    }
 }
 
 fn connect() -> Result<Connection<Route>> {
     Connection::<Route>::new().doing(|| "open a netlink socket in the pod's network namespace")
 }
 
-/// Looks for the interface.
-pub(super) async fn find(ifname: String) -> Result<Option<Found>> {
+/// Looks for the interface of this index.
+pub(super) async fn find(index: u32) -> Result<Option<Found>> {
     let conn = connect()?;
-    let link = conn.get_link_by_name(ifname.as_str()).await;
-    let link = link.doing(|| format!("look for {ifname} in the pod"))?;
+    let link = conn.get_link_by_index(index).await;
+    let link = link.doing(|| format!("look for interface {index} in the pod"))?;
     Ok(link.map(|link| Found {
-        ifindex: link.ifindex(),
+        ifname: link.name().map(str::to_owned),
         peer: link.link(),
         kind: link.kind().map(str::to_owned),
         mac: link.address().map(<[u8]>::to_vec),

@@ -17,9 +17,8 @@ use crate::netlink::message::{self, Link};
 use crate::netlink::{Batch, Socket};
 use crate::netns::Netns;
 use fresh::Made;
-use inside::{Found, Inside};
+use inside::Inside;
 use meshd_model::kernel::{POD_IFNAME_PREFIX, PodLink};
-use nlink::netlink::messages::LinkMessage;
 use nlink::{Connection, Route};
 
 /// What it takes to make pods' links and to cut them off.
@@ -60,14 +59,17 @@ fn not_the_namespace(e: OpError) -> OpError {
 
 async fn attach_to(hands: &mut Hands<'_>, netns: &Netns, link: &PodLink) -> Result<()> {
     hands.guards.set(link).await?;
-    let (was_there, done) = match make(hands, netns, link).await {
-        Ok(Made::Whole) => return Ok(()),
-        Ok(Made::Pair { index, was_there }) => (was_there, mend(hands.conn, netns, link, index).await),
-        Ok(Made::Nothing) => (false, Err(OpError::new(libc::ENODEV, "the link was not made"))),
-        Err(e) => (false, Err(e)),
+    // Where that fails nothing was made, and what is there may be a running pod's.
+    let (was_there, done) = match make(hands, netns, link).await? {
+        Made::Whole => return Ok(()),
+        Made::Pair { index, was_there } => (was_there, mend(hands.conn, netns, link, index).await),
+        Made::Nothing => {
+            // The first failure is the one to report.
+            let _ = hands.guards.remove(&link.host_ifname).await;
+            return Err(is_taken(link));
+        }
     };
     if done.is_err() && !was_there {
-        // The first failure is the one to report.
         let _ = delete(hands.socket, &link.host_ifname);
         let _ = hands.guards.remove(&link.host_ifname).await;
     }
@@ -86,15 +88,14 @@ async fn make(hands: &mut Hands<'_>, netns: &Netns, link: &PodLink) -> Result<Ma
             was_there: true,
         });
     }
-    match fresh::make(hands.socket, hands.entrant, netns, link)? {
-        Made::Nothing => {
-            let ifname = &link.id.ifname;
-            let message = format!("cannot {}: File exists", fresh::what_is_made(link));
-            let taken = OpError::new(libc::EEXIST, message);
-            Err(taken.remedy(format_args!("the pod has an interface {ifname} that is not ours")))
-        }
-        made => Ok(made),
-    }
+    fresh::make(hands.socket, hands.entrant, netns, link)
+}
+
+fn is_taken(link: &PodLink) -> OpError {
+    let ifname = &link.id.ifname;
+    let message = format!("cannot {}: File exists", fresh::what_is_made(link));
+    let taken = OpError::new(libc::EEXIST, message);
+    taken.remedy(format_args!("the pod has an interface {ifname} that is not ours"))
 }
 
 /// Makes everything but the pair so, step by step.
@@ -161,27 +162,26 @@ fn delete(socket: &Socket, name: &str) -> Result<()> {
 }
 
 /// Finds out what is there: the index of the host's end, if it is a pair with the pod's. A host's end whose other end is
-/// not the pod's interface is of no use to anybody (its name is ours alone) and is removed.
+/// not in the pod is of no use to anybody (its name is ours alone) and is removed. One whose other end somebody in the pod
+/// has renamed or given another MAC carries a running pod's packets, and no pair could be made in its place.
 async fn existing(hands: &Hands<'_>, netns: &Netns, link: &PodLink) -> Result<Option<u32>> {
     let host = hands.conn.get_link_by_name(link.host_ifname.as_str()).await;
     let host = host.doing(|| format!("look for {}", link.host_ifname))?;
     let Some(host) = host else {
         return Ok(None);
     };
-    let ifname = link.id.ifname.clone();
-    let inside = netns.run(move || inside::find(ifname)).await?;
-    if inside.is_some_and(|inside| is_pair(&host, &inside, link)) {
-        return Ok(Some(host.ifindex()));
+    let far = match host.link().filter(|_| host.kind() == Some("veth")) {
+        Some(index) => netns.run(move || inside::find(index)).await?,
+        None => None,
+    };
+    let Some(far) = far.filter(|far| far.is_other_end_of(host.ifindex())) else {
+        delete(hands.socket, &link.host_ifname)?;
+        return Ok(None);
+    };
+    if let Some(differs) = far.difference(link) {
+        host::configure(hands.conn, host.ifindex(), link).await?;
+        host::routes(hands.conn, host.ifindex(), link).await?;
+        return Err(OpError::plain(differs));
     }
-    delete(hands.socket, &link.host_ifname)?;
-    Ok(None)
-}
-
-/// Whether these are the two ends of one veth pair, and the pod's has the MAC that it shall have.
-fn is_pair(host: &LinkMessage, inside: &Found, link: &PodLink) -> bool {
-    host.kind() == Some("veth")
-        && inside.kind.as_deref() == Some("veth")
-        && host.link() == Some(inside.ifindex)
-        && inside.peer == Some(host.ifindex())
-        && inside.mac.as_deref() == Some(&link.mac.0[..])
+    Ok(Some(host.ifindex()))
 }
