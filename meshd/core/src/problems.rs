@@ -135,6 +135,7 @@ impl NodeAgent {
                 "its pod keeps running; DEL of it cleans up: remove the damaged file then, and restart meshd",
             )
         }));
+        self.orphan_problems(&mut found);
         self.kept_problems(&mut found);
         found
     }

@@ -147,7 +147,7 @@ impl NodeAgent {
                 metric: *metric,
             }),
             Resource::Rule(from) => self.plan_rule(*from),
-            Resource::Attachment(id) => self.plan_attachment(id),
+            Resource::Attachment(id) => self.plan_attachment(now, id),
             Resource::Annotations => self.plan_annotations(now),
             Resource::NetworkCondition => self.plan_network(now),
             Resource::Claim(family) => self.plan_claim(now, *family),

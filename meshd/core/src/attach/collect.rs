@@ -8,6 +8,9 @@
 //! - the API server, which is there, shows that its pod is gone, while the namespace is still there. The kubelet may be
 //!   about to take the sandbox down, so this has ten times the grace.
 //!
+//! An interface that no lease explains is treated like these: it goes after the grace, ten times that while its other end
+//! is up.
+//!
 //! It has to look so for the whole of the grace without a break. Then it takes the way of a DEL that nobody waits for; a
 //! DEL that comes after all finds nothing, and succeeds.
 
@@ -15,6 +18,8 @@ use crate::TimerKind;
 use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::table::{Attachment, DelStep, State};
+use crate::problems::problem;
+use meshd_model::status::Problem;
 use meshd_model::{AttachmentId, Boot, Now};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -51,6 +56,54 @@ impl NodeAgent {
         for (id, why) in looks {
             self.note_abandoned(now, grace, &id, why);
         }
+        self.note_orphans(now);
+    }
+
+    /// An interface that no lease explains is there because leases were lost, and then it may be a running pod's: it has
+    /// the grace as well, so that whoever lost them can bring them back.
+    fn note_orphans(&mut self, now: Now) {
+        let mut before = std::mem::take(&mut self.attachments.orphans);
+        let orphans: Vec<AttachmentId> = self.orphans().collect();
+        for id in orphans {
+            let since = before.remove(&id.ifname).unwrap_or(now.boot);
+            self.attachments.orphans.insert(id.ifname.clone(), since);
+            match self.orphan_due(&id.ifname) {
+                Some(due) if now.boot < due => self.timers.set_no_later(TimerKind::Collect, due),
+                _ => self.mark(Resource::Attachment(id)),
+            }
+        }
+    }
+
+    /// When an interface that no lease explains may be deleted; None for never. While its other end is up, its namespace is
+    /// there.
+    pub(crate) fn orphan_due(&self, ifname: &str) -> Option<Boot> {
+        let grace = self.config.ipam.collect_after;
+        let since = *self
+            .attachments
+            .orphans
+            .get(ifname)
+            .filter(|_| !grace.is_zero())?;
+        let up = self.observed.links.get(ifname).is_some_and(|link| link.up);
+        Some(since + grace * if up { PATIENCE } else { 1 })
+    }
+
+    pub(crate) fn orphan_problems(&self, found: &mut Vec<Problem>) {
+        if !self.attachments.is_loaded() {
+            return;
+        }
+        let told = self
+            .attachments
+            .orphans
+            .keys()
+            .filter(|name| self.attachments.by_ifname(name).is_none());
+        found.extend(told.filter(|name| self.observed.links.contains_key(*name)).map(|name| {
+            problem(
+                format!("link/{name}"),
+                "no lease explains this interface: the state folder is another, or was lost",
+                "where its pod runs, bring the folder back and restart meshd, or make the pod anew: the link is deleted after ten \
+                 times ipam.collect_after_seconds",
+            )
+        }));
     }
 
     fn looks_abandoned(&self, attachment: &Attachment) -> Option<Abandoned> {

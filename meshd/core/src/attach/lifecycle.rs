@@ -14,11 +14,11 @@ use meshd_model::kernel::PodLink;
 use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
 
 impl NodeAgent {
-    pub(crate) fn plan_attachment(&mut self, id: &AttachmentId) -> Plan {
+    pub(crate) fn plan_attachment(&mut self, now: Now, id: &AttachmentId) -> Plan {
         self.roll_back_if_abandoned(id);
         self.settle_keep(id);
         let Some(attachment) = self.attachments.get(id) else {
-            return self.plan_orphan(id);
+            return self.plan_orphan(now, id);
         };
         match &attachment.state {
             State::HalfDone => Plan::Settled,
@@ -77,16 +77,17 @@ impl NodeAgent {
         }
     }
 
-    /// A pod's interface that no lease explains is removed; not while a lease could not be read, for it may be of
-    /// a pod that runs.
-    fn plan_orphan(&self, id: &AttachmentId) -> Plan {
+    /// A pod's interface that no lease explains is removed after a time; not while a lease could not be read, for it may
+    /// be of a pod that runs.
+    fn plan_orphan(&self, now: Now, id: &AttachmentId) -> Plan {
         if !id.container_id.is_empty() || self.attachments.by_ifname(&id.ifname).is_some() {
             return Plan::Gone;
         }
         let Some(state) = self.observed.links.get(&id.ifname) else {
             return Plan::Gone;
         };
-        if !self.gate() || !self.attachments.damaged().is_empty() {
+        let is_due = self.orphan_due(&id.ifname).is_some_and(|due| due <= now.boot);
+        if !is_due || !self.gate() || !self.attachments.damaged().is_empty() {
             return Plan::Hold;
         }
         Plan::kernel(KernelOp::RemovePodLink(unexplained(id, &id.ifname, state)))

@@ -117,6 +117,9 @@ pub(crate) struct Attachments {
     held: BTreeMap<IpAddr, AttachmentId>,
     /// Addresses that interfaces in the kernel have and no attachment holds.
     reserved: BTreeSet<IpAddr>,
+    /// Interfaces that no attachment explains, and since when without a break.
+    #[serde(default)]
+    pub(crate) orphans: BTreeMap<String, Boot>,
 }
 
 impl Attachments {
@@ -131,6 +134,7 @@ impl Attachments {
             allocator,
             held: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            orphans: BTreeMap::new(),
         }
     }
 

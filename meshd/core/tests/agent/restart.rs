@@ -6,6 +6,8 @@ use meshd_model::LeasePhase;
 use meshd_model::kernel::DeviceState;
 use std::time::Duration;
 
+const GRACE: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_restart_finds_everything_as_it_left_it() {
     let mut world = World::ready(3);
@@ -113,7 +115,47 @@ fn what_is_stale_goes_after_the_first_sync_and_not_before() {
     assert!(world.kernel.state.peers.contains_key(&key(2)) && world.kernel.state.pod_links.len() == 1);
     world.kube(KubeEvent::NodesSynced);
     world.assert_quiescent();
-    assert!(!world.kernel.state.peers.contains_key(&key(2)) && world.kernel.state.pod_links.is_empty());
+    assert!(!world.kernel.state.peers.contains_key(&key(2)));
+}
+
+/// The state folder was lost, and the pods run on.
+#[test]
+fn links_without_a_lease_have_a_grace_and_a_store_that_comes_back_explains_them() {
+    for (up, grace) in [(true, GRACE * 10), (false, GRACE)] {
+        let mut world = World::ready(0);
+        let added = world.add("web").unwrap();
+        world.leases.clear();
+        world.kernel.state.pod_links.values_mut().for_each(|l| l.up = up);
+        world.restart();
+        world.sync(0);
+        let link = format!("link/{}", crate::world::attachment("web").host_ifname());
+        assert!(
+            world.complains(&link, "no lease explains"),
+            "{:?}",
+            world.problems()
+        );
+        world.wait(grace - Duration::from_secs(1));
+        assert_eq!(
+            world.kernel.state.pod_links.len(),
+            1,
+            "it may be of a running pod"
+        );
+        assert_ne!(world.add("other").unwrap().ips, added.ips);
+        world.wait(Duration::from_secs(2));
+        assert_eq!(world.kernel.state.pod_links.len(), 1, "the other's");
+        assert_eq!(world.problems(), []);
+        world.assert_quiescent();
+    }
+    let mut world = World::ready(0);
+    let added = world.add("web").unwrap();
+    let leases = std::mem::take(&mut world.leases);
+    world.restart();
+    world.sync(0);
+    world.leases = leases;
+    world.restart();
+    world.sync(0);
+    world.wait(GRACE * 20);
+    assert_eq!(world.check("web", &added), Ok(()));
 }
 
 #[test]
