@@ -2,11 +2,10 @@
 
 use meshd_model::attachment::MacAddr;
 use meshd_model::net::host;
-use nlink::LinkConfig;
 use nlink::netlink::MessageBuilder;
 use std::net::IpAddr;
 
-const NEWLINK: u16 = 16;
+pub(super) const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
@@ -16,14 +15,14 @@ const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
 
 const REQUEST: u16 = 1;
-const ACK: u16 = 4;
+pub(super) const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
 const REPLACE: u16 = 0x100;
-const EXCL: u16 = 0x200;
-const CREATE: u16 = 0x400;
+pub(super) const EXCL: u16 = 0x200;
+pub(super) const CREATE: u16 = 0x400;
 
 const IFF_UP: u32 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_AF_SPEC: u16 = 26;
@@ -76,20 +75,13 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// `struct ifinfomsg`
-fn link(kind: u16, flags: u16, index: u32, up: bool) -> MessageBuilder {
+pub(super) fn link(kind: u16, flags: u16, index: u32, up: bool) -> MessageBuilder {
     let mut message = MessageBuilder::new(kind, REQUEST | flags);
     let bits = if up { IFF_UP } else { 0 }.to_ne_bytes();
     message.append_bytes(&[0; 4]);
     message.append_bytes(&index.to_ne_bytes());
     message.append_bytes(&bits);
     message.append_bytes(&bits);
-    message
-}
-
-/// Makes a link; EEXIST if there is one of the name.
-pub(crate) fn create(config: &impl LinkConfig) -> MessageBuilder {
-    let mut message = link(NEWLINK, ACK | CREATE | EXCL, 0, false);
-    config.write_to(&mut message, None);
     message
 }
 

@@ -5,6 +5,7 @@
 //! belong to its async connection, which a thread that has entered a pod's namespace would need a runtime for.
 
 pub(crate) mod message;
+pub(crate) mod veth;
 
 use crate::error::{Context, OpError, Result};
 use nix::errno::Errno;

@@ -15,12 +15,13 @@ use super::inside::{self, Inside};
 use crate::entrant::Entrant;
 use crate::error::{OpError, Result};
 use crate::netlink::message::{self, Link, RouteTo};
+use crate::netlink::veth::{self, End};
 use crate::netlink::{Batch, Socket};
 use crate::netns::Netns;
 use crate::sysctl;
 use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink, ROUTE_PROTOCOL};
-use nlink::netlink::link::VethLink;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How long the local route of an IPv6 address is waited for here: tries, and the first pause, which doubles. The kernel
@@ -65,9 +66,18 @@ pub(super) fn make(socket: &Socket, entrant: &mut Entrant, netns: &Netns, link: 
 fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<(Link, Result<()>)> {
     let name = link.host_ifname.as_str();
     let mut batch = Batch::default();
-    // It holds the namespace's file open, whose number is in the message.
-    let veth = veth(netns, link);
-    batch.push(message::create(&veth), what_is_made(link));
+    let host = End {
+        name,
+        mac: link.host_mac,
+    };
+    let pod = End {
+        name: &link.id.ifname,
+        mac: link.mac,
+    };
+    batch.push(
+        veth::create(&host, &pod, netns.as_fd(), link.mtu),
+        what_is_made(link),
+    );
     let quiet = sysctl::has_ipv6();
     batch.push(
         message::parameters(name, &host::PARAMETERS, quiet),
@@ -91,15 +101,6 @@ fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<(Link, Result<
 pub(super) fn what_is_made(link: &PodLink) -> String {
     let (name, ifname) = (&link.host_ifname, &link.id.ifname);
     format!("create veth {name} with its end {ifname} in {}", link.netns)
-}
-
-/// The pair, made with its MACs and MTU, the pod's end straight in its namespace.
-pub(super) fn veth(netns: &Netns, link: &PodLink) -> VethLink {
-    VethLink::new(link.host_ifname.as_str(), link.id.ifname.as_str())
-        .mtu(u32::from(link.mtu))
-        .address(link.host_mac.0)
-        .peer_address(link.mac.0)
-        .peer_netns_fd(netns)
 }
 
 /// Everything but the pair; whether all of it is so.
