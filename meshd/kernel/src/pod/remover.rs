@@ -8,12 +8,17 @@ use meshd_core::ActionId;
 use meshd_model::kernel::POD_IFNAME_PREFIX;
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// The group (`IFLA_GROUP`) of links that are about to be deleted: "mshd". No other interface is in it.
 const GROUP: u32 = 0x6d73_6864;
-/// Links that go together: while they do, nobody else can change a link.
-const TOGETHER: usize = 16;
+/// Links that go together at most. While they do, nobody else can change a link: 0.5 ms for each.
+const TOGETHER: usize = 128;
+/// More are waited for until none has come for so long, since each of few costs an ADD beside them as much as many do,
+const QUIET: Duration = Duration::from_millis(100);
+/// and no longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What is to be deleted, and who asked. How many there are the agent bounds, which asks once for each link.
 pub(crate) struct Doomed {
@@ -54,14 +59,27 @@ impl Remover {
 
 fn serve(socket: &Socket, queue: &Receiver<Doomed>, outcomes: &UnboundedSender<Outcome>) {
     while let Ok(first) = queue.recv() {
-        let mut doomed = vec![first];
-        doomed.extend(queue.try_iter().take(TOGETHER - 1));
+        let doomed = gather(first, queue);
         let names: Vec<_> = doomed.iter().map(|d| d.ifname.as_str()).collect();
         let results = delete(socket, &names);
         for (doomed, result) in doomed.into_iter().zip(results) {
             let _ = outcomes.send((doomed.id, result));
         }
     }
+}
+
+/// What comes soon after the first.
+fn gather(first: Doomed, queue: &Receiver<Doomed>) -> Vec<Doomed> {
+    let begun = Instant::now();
+    let mut doomed = vec![first];
+    while doomed.len() < TOGETHER {
+        let wait = QUIET.min(WAIT_MAX.saturating_sub(begun.elapsed()));
+        match queue.recv_timeout(wait) {
+            Ok(next) => doomed.push(next),
+            Err(_) => break,
+        }
+    }
+    doomed
 }
 
 /// Deletes these links; a result for each. What cannot be deleted together is deleted one by one.
