@@ -1,7 +1,7 @@
 //! `meshd-cni`, as a container runtime starts it.
 //!
-//! It runs on the host, whose libraries are not ours: for an image it is linked statically,
-//! `cargo rustc -p meshd-cni --release --bin meshd-cni -- -C target-feature=+crt-static`.
+//! It runs on the host, whose libraries are not ours, once for each call: for an image it is linked statically, and with
+//! musl, which starts twice as fast as glibc, `cargo build -p meshd-cni --release --target x86_64-unknown-linux-musl`.
 
 use meshd_cni::plugin;
 use std::io::{self, IsTerminal, Write};
