@@ -79,6 +79,7 @@ impl NodeAgent {
                 if let Some(node) = self.own.node.as_mut().filter(|n| n.uid == *uid) {
                     node.published = Ok(annotations.clone());
                 }
+                self.note_introduced();
                 self.blocks_published(now);
             }
             Task::ClearNetworkUnavailable { uid } => self.network_cleared(now.boot, uid),

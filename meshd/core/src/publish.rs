@@ -5,7 +5,8 @@ use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::ops::Task;
 use crate::reconcile::Plan;
-use meshd_model::{Boot, NodeAnnotations, Now};
+use ipnetwork::IpNetwork;
+use meshd_model::{Boot, NodeAnnotations, NodeUid, Now};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ const MEND_QUIET: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Publisher {
     last: Option<NodeAnnotations>,
+    /// The Node, as it was made, that has named our key and a pod CIDR of ours: from then on peers can know the way here. An
+    /// API server that is away, or a hand that takes annotations off, does not undo that.
+    #[serde(default)]
+    introduced: Option<NodeUid>,
     mends: u32,
     mended: Boot,
     not_before: Boot,
@@ -57,6 +62,23 @@ impl Publisher {
 }
 
 impl NodeAgent {
+    /// What is published may be ours now.
+    pub(crate) fn note_introduced(&mut self) {
+        let Some(node) = &self.own.node else { return };
+        let Ok(published) = &node.published else { return };
+        let leads_here = |c: &IpNetwork| published.pod_cidrs.contains(c);
+        if published.public_key == self.config.identity.public_key && self.local.cidrs.iter().any(leads_here)
+        {
+            self.publisher.introduced = Some(node.uid.clone());
+        }
+    }
+
+    /// Whether peers can know the way to this node's pods: its Node, as it is now, has named key and pod CIDR once.
+    pub(crate) fn is_introduced(&self) -> bool {
+        let uid = self.own.node.as_ref().map(|n| &n.uid);
+        uid.is_some() && self.publisher.introduced.as_ref() == uid
+    }
+
     /// The own Node was seen: whether another hand has undone what was published.
     pub(crate) fn note_published(&mut self, now: Boot) {
         let desired = self.local.annotations(&self.config);

@@ -58,6 +58,10 @@ impl NodeAgent {
                 "the WireGuard device is not up as configured",
             ),
             (
+                self.is_introduced(),
+                "the node's key has not been published: no other node could reach its pods",
+            ),
+            (
                 self.config.ipam.pool.is_none() || cidrs.iter().any(|c| self.is_published(*c)),
                 "the node's blocks have not been published",
             ),

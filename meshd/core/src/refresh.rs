@@ -31,6 +31,7 @@ impl NodeAgent {
             self.local = local;
             self.mark_all();
         }
+        self.note_introduced();
         self.refresh_ranges(now);
         self.review_kept(now);
     }

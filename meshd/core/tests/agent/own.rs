@@ -1,6 +1,6 @@
 //! This node: pod CIDRs, endpoints, MTU, what it publishes, and the API server that is away.
 
-use crate::world::{World, add, attachment, config, node, own_node};
+use crate::world::{World, add, attachment, config, key, node, own_node};
 use meshd_core::{CniCall, Config, Endpoints, KubeEvent};
 use meshd_model::cni::code;
 use meshd_model::kernel::UnderlayAddress;
@@ -132,7 +132,13 @@ fn a_publication_that_fails_is_tried_again_and_shown() {
     let mut world = World::new(config());
     world.kube_down = true;
     world.sync(0);
-    assert!(world.agent.is_ready(), "ADD does not depend on it");
+    assert_eq!(
+        world.agent.not_ready().as_deref(),
+        Some("the node's key has not been published: no other node could reach its pods")
+    );
+    world.see_pod("early");
+    assert_eq!(world.add("early").unwrap_err().code, code::TRY_AGAIN);
+    assert_eq!(world.agent.cni_status().unwrap_err().code, code::NOT_AVAILABLE);
     assert!(world.complains("api-server", "failed once"));
     world.wait(Duration::from_secs(10));
     assert!(publications(&world) > 3);
@@ -141,6 +147,32 @@ fn a_publication_that_fails_is_tried_again_and_shown() {
     world.wait(Duration::from_secs(60));
     assert!(world.own.as_ref().unwrap().published.is_ok());
     assert_eq!(world.problems(), []);
+    assert!(world.add("early").is_ok());
+    // From now on it changes nothing that the API server is away, or that another hand takes the annotations off.
+    world.kube_down = true;
+    world.own.as_mut().unwrap().published = Err(AnnotationProblem::Absent);
+    world.tell_own();
+    world.wait(Duration::from_secs(60));
+    assert!(world.agent.is_ready());
+    // A Node that is made again is another one.
+    world.own.as_mut().unwrap().uid = "uid-again".into();
+    world.tell_own();
+    world.wait(Duration::from_secs(60));
+    assert!(!world.agent.is_ready());
+    // What an agent that was started again finds published is enough.
+    world.kube_down = false;
+    world.wait(Duration::from_secs(60));
+    world.kube_down = true;
+    world.restart();
+    world.run();
+    assert!(!world.agent.is_ready(), "it has seen nothing");
+    world.sync(0);
+    assert!(world.agent.is_ready());
+    // But not what was published of another key.
+    world.restart();
+    world.own.as_mut().unwrap().published.as_mut().unwrap().public_key = key(9);
+    world.sync(0);
+    assert!(!world.agent.is_ready());
 }
 
 #[test]
