@@ -387,7 +387,7 @@ fn a_table_that_was_changed_counts_as_none() {
             );
             node.apply(SetFirewall(open_firewall())).await;
         }
-        for chain in ["ingress", "egress", "from_pod", "forward", "masquerade"] {
+        for chain in ["ingress", "quoted", "egress", "from_pod", "forward", "masquerade"] {
             nft.flush_chain("meshd", chain, Family::Inet).await.unwrap();
             assert_ne!(
                 node.observe().await.firewall,
@@ -458,18 +458,21 @@ const LISTING: &[&str] = &[
     "ingress: ip6 saddr ::ffff:0.0.0.0/96 drop",
     "ingress: ip saddr 10.244.0.0/16 counter drop",
     "ingress: ip daddr 10.244.0.0/16 counter drop",
-    "ingress: registers",
-    "ingress: registers",
     "ingress: ip6 saddr fd00:244::/48 counter drop",
     "ingress: ip6 daddr fd00:244::/48 counter drop",
-    "ingress: registers",
-    "ingress: registers",
     "masquerade: oifname \"mshp*\" accept",
     "masquerade: oifname \"wg0\" accept",
     "masquerade: ip daddr 10.244.0.0/16 accept",
     "masquerade: ip6 daddr fd00:244::/48 accept",
     "masquerade: iifname \"mshp*\" ip saddr 10.244.0.0/16 counter masquerade fully-random",
     "masquerade: iifname \"mshp*\" ip6 saddr fd00:244::/48 counter masquerade fully-random",
+    "quoted: iifname \"mshp*\" accept",
+    "quoted: iifname \"lo\" accept",
+    "quoted: iifname \"wg0\" accept",
+    "quoted: registers",
+    "quoted: registers",
+    "quoted: registers",
+    "quoted: registers",
 ];
 
 async fn listing(nft: &Connection<Nftables>) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Reads the table back. It counts as in force only if it is whole: a table that somebody flushed in part is none.
 
-use super::spec::{self, EGRESS, FAMILY, FORWARD, FROM_POD, INGRESS, MASQUERADE, TABLE};
+use super::spec::{self, EGRESS, FAMILY, FORWARD, FROM_POD, INGRESS, MASQUERADE, QUOTED, TABLE};
 use super::{PodEntries, guards, outside};
 use crate::error::{Context, Result};
 use ipnetwork::IpNetwork;
@@ -72,6 +72,7 @@ async fn chains_are_ours(nft: &Connection<Nftables>) -> Result<bool> {
     let filter = ChainType::Filter;
     let ours = |chain: &ChainInfo| match chain.name.as_str() {
         INGRESS => base(chain, filter, PREROUTING, spec::INGRESS_PRIORITY),
+        QUOTED => base(chain, filter, PREROUTING, spec::QUOTED_PRIORITY),
         EGRESS => base(chain, filter, POSTROUTING, spec::EGRESS_PRIORITY),
         FORWARD => base(chain, filter, FORWARDING, outside::FORWARD_PRIORITY),
         MASQUERADE => base(chain, ChainType::Nat, POSTROUTING, outside::MASQUERADE_PRIORITY),

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! table inet meshd {
-//!   comment "meshd 3"
+//!   comment "meshd 4"
 //!   set pods4 { type ifname . ether_addr . ipv4_addr; elements = { "mshp1" . 02:.. . 10.244.1.2 } }
 //!   set pods6 { type ifname . ether_addr . ipv6_addr }
-//!   chain ingress {                      # before conntrack, so before any translation
-//!     type filter hook prerouting priority raw; policy accept;
+//!   chain ingress {                      # before conntrack joins fragments, whatever interface each came by
+//!     type filter hook prerouting priority -450; policy accept;
 //!     iifname "mshp*" goto from_pod
 //!     iifname "lo" accept
 //!     iifname "wg0" accept
 //!     ip6 saddr ::ffff:0.0.0.0/96 drop   # a pod's IPv4 address in IPv6 dress
 //!     ip saddr 10.244.0.0/16 counter drop
 //!     ip daddr 10.244.0.0/16 counter drop  # and the same for each of the cluster's pod CIDRs
-//!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop
+//!   }
+//!   chain quoted {                       # whole packets, before any translation
+//!     type filter hook prerouting priority raw; policy accept;
+//!     iifname "mshp*" accept             # and lo, and wg0
+//!     icmp type 3-12 except 8, quoting a packet from or to 10.244.0.0/16: counter drop  # and so on
 //!   }
 //!   chain forward {
 //!     type filter hook forward priority filter + 10; policy accept;  # after kube-proxy's reject
@@ -72,17 +76,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) const TABLE: &str = "meshd";
 pub(super) const FAMILY: Family = Family::Inet;
 /// The table's comment. The number rises when sets or chains change: then the table is made anew.
-pub(super) const COMMENT: &str = "meshd 3";
+pub(super) const COMMENT: &str = "meshd 4";
 
 pub(super) const PODS4: &str = "pods4";
 pub(super) const PODS6: &str = "pods6";
 
 pub(super) const INGRESS: &str = "ingress";
+pub(super) const QUOTED: &str = "quoted";
 pub(super) const EGRESS: &str = "egress";
 pub(super) const FROM_POD: &str = "from_pod";
 pub(super) const FORWARD: &str = "forward";
 pub(super) const MASQUERADE: &str = "masquerade";
-pub(super) const CHAINS: [&str; 5] = [FROM_POD, INGRESS, EGRESS, FORWARD, MASQUERADE];
+pub(super) const CHAINS: [&str; 6] = [FROM_POD, INGRESS, QUOTED, EGRESS, FORWARD, MASQUERADE];
 
 /// `TYPE_IFNAME` of nft's datatypes.
 const TYPE_IFNAME: u32 = 41;
@@ -123,6 +128,7 @@ pub(super) fn chains() -> Result<Vec<Chain>> {
     Ok(vec![
         chain(FROM_POD)?,
         chain(INGRESS)?.base(base(FilterHook::Prerouting, Priority::Custom(INGRESS_PRIORITY))),
+        chain(QUOTED)?.base(base(FilterHook::Prerouting, Priority::Custom(QUOTED_PRIORITY))),
         chain(EGRESS)?.base(base(FilterHook::Postrouting, Priority::Custom(EGRESS_PRIORITY))),
         chain(FORWARD)?.base(base(
             FilterHook::Forward,
@@ -138,8 +144,12 @@ pub(super) fn chains() -> Result<Vec<Chain>> {
     ])
 }
 
-/// `raw`: before conntrack (-200).
-pub(super) const INGRESS_PRIORITY: i32 = -300;
+/// Before conntrack joins fragments (-400). It tells them by addresses and number, not by interface: one that is checked
+/// only afterwards has come into the packet of whoever sent the first.
+pub(super) const INGRESS_PRIORITY: i32 = -450;
+/// `raw`: before conntrack (-200), and behind where fragments are joined, of which the first need not have all that an
+/// error quotes.
+pub(super) const QUOTED_PRIORITY: i32 = -300;
 /// After source NAT (100).
 pub(super) const EGRESS_PRIORITY: i32 = 300;
 
@@ -174,7 +184,9 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
         (EGRESS, when(Field::Oifname, "lo".into()).then(Verdict::Accept)),
         (EGRESS, when(Field::Oifname, device.into()).then(Verdict::Accept)),
     ];
-    for chain in [INGRESS, EGRESS] {
+    let inside = [pods(), "lo".into(), device.into()];
+    rules.extend(inside.map(|name| (QUOTED, when(Field::Iifname, name).then(Verdict::Accept))));
+    for (chain, quoting) in [(INGRESS, QUOTED), (EGRESS, EGRESS)] {
         for cidr in &firewall.pod_cidrs {
             let (source, destination) = match cidr {
                 IpNetwork::V4(_) => (Field::Ip4Saddr, Field::Ip4Daddr),
@@ -185,7 +197,7 @@ pub(super) fn rules(firewall: &Firewall) -> Result<Vec<(&'static str, RuleSpec)>
                 rules.push((chain, rule.then(Stmt::Counter).then(Verdict::Drop)));
             }
             for address in [Quoted::Source, Quoted::Destination] {
-                rules.push((chain, quotes(*cidr, address)));
+                rules.push((quoting, quotes(*cidr, address)));
             }
         }
     }
