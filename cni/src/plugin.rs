@@ -15,7 +15,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What an invocation ends with.
 #[derive(Clone, Debug, PartialEq)]
@@ -199,17 +199,28 @@ fn gc(config: Config, deadline: Instant) -> Result<Option<Value>, CniError> {
     )?)
 }
 
+/// How long a daemon that is not there, or not ready, is waited for: it is restarted in less, and a runtime that hears 50
+/// turns the node NotReady, which takes its pods out of their Services.
+const STATUS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// No daemon to ask is as good an answer as its own.
 fn status(config: &Config, deadline: Instant) -> Result<Option<Value>, CniError> {
     since(Version::V1_1_0, "STATUS", config)?;
-    let asked = client::exchange_once(&config.socket, &Call::CniStatus, deadline);
-    let answered = asked.map_err(|failure| failure.at(&config.socket)).and_then(done);
-    answered.map_err(|mut error| {
+    let until = deadline.min(Instant::now() + STATUS_PATIENCE);
+    loop {
+        let asked = client::exchange_once(&config.socket, &Call::CniStatus, deadline);
+        let answered = asked.map_err(|failure| failure.at(&config.socket)).and_then(done);
+        let Err(mut error) = answered else {
+            return answered;
+        };
         if error.code == code::TRY_AGAIN {
             error.code = code::NOT_AVAILABLE;
         }
-        error
-    })
+        if error.code != code::NOT_AVAILABLE || Instant::now() + client::PAUSE >= until {
+            return Err(error);
+        }
+        std::thread::sleep(client::PAUSE);
+    }
 }
 
 fn done(response: Response) -> Result<Option<Value>, CniError> {

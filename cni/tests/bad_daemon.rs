@@ -98,7 +98,7 @@ fn absent() {
         let config = patient(config(path));
         let failed = some_fail(&IN_NEED, &config, 11);
         failed.iter().for_each(|(error, _)| refused(error));
-        refused(&some_fail(&["STATUS"], &config, 50)[0].0);
+        refused(&some_fail(&["STATUS"], &impatient(config), 50)[0].0);
     };
     absent(&path);
     // A socket that a killed daemon has left behind.
@@ -108,6 +108,33 @@ fn absent() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, b"").unwrap();
     absent(&path);
+}
+
+/// A daemon that is restarted between two calls of STATUS does not turn the node NotReady.
+#[test]
+fn status_waits_for_one_that_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshd.sock");
+    let config = with(config(&path), &json!({ "cniVersion": "1.1.0" }));
+    let daemon = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        let listener = UnixListener::bind(&path).unwrap();
+        let not_yet = Response::Error(CniError {
+            code: 50,
+            msg: "the Nodes are not listed yet".to_owned(),
+            details: String::new(),
+        });
+        for answer in [not_yet, Response::Done] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = serde_json::to_vec(&answer).unwrap();
+            line.push(b'\n');
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            stream.write_all(&line).unwrap();
+        }
+    });
+    let run = run("STATUS", &config);
+    assert!(run.status == Some(0) && run.stdout.is_empty(), "{run:?}");
+    daemon.join().unwrap();
 }
 
 #[test]
