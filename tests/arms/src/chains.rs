@@ -1,5 +1,5 @@
 //! Chains with the reference plugins behind meshd-cni, driven by the CNI project's own cnitool through a list of plugins:
-//! all verbs, and whether what each plugin promises holds for real packets.
+//! all verbs, a runtime's wishes, and whether what each plugin promises holds for real packets.
 
 use crate::arms::{Trouble, trial};
 use crate::bad_days::{node, nothing_is_left, with_cluster};
@@ -18,6 +18,7 @@ use meshd_model::cni::notes_folder;
 use meshd_scenario::{Arm, Outcome, ProbeKind, Site};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -84,7 +85,8 @@ fn inside(inside: Inside) -> Result<()> {
     };
     with_cluster(lab, 2, |arm| {
         let tool = Tool::new(arm, &input)?;
-        every_verb(arm, &tool)?;
+        let addresses = every_verb(arm, &tool)?;
+        wished_for(arm, &tool, &addresses)?;
         collected(arm, &tool)?;
         without_the_daemon(arm, &tool)?;
         // Empty, and the reference plugins leave them.
@@ -108,6 +110,8 @@ struct Container {
     name: String,
     uid: String,
     netns: Netns,
+    /// The capabilities `ips` and `mac`, if it has any.
+    wishes: Value,
     _echo: Echo,
 }
 
@@ -137,10 +141,13 @@ impl Tool {
 
     /// Gives what it printed, on an error, too.
     fn call(&self, arm: &mut NetnsArm, verb: &str, network: &str, of: &Container) -> Result<String> {
-        let capabilities = json!({
+        let mut capabilities = json!({
             "portMappings": [{ "hostPort": HOST_PORT, "containerPort": ECHO_PORT, "protocol": "tcp" }],
             "bandwidth": { "ingressRate": RATE, "ingressBurst": BURST, "egressRate": RATE, "egressBurst": BURST },
         });
+        let (all, wishes) = (capabilities.as_object_mut(), of.wishes.as_object());
+        all.into_iter()
+            .for_each(|all| all.extend(wishes.cloned().unwrap_or_default()));
         let arguments = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={};K8S_POD_UID={}",
             of.name, of.uid
@@ -192,11 +199,13 @@ fn container(arm: &mut NetnsArm, name: &str) -> Result<Container> {
         name: name.to_owned(),
         uid,
         netns,
+        wishes: Value::Null,
         _echo: echo,
     })
 }
 
-fn every_verb(arm: &mut NetnsArm, tool: &Tool) -> Result<()> {
+/// Gives the addresses that the container had.
+fn every_verb(arm: &mut NetnsArm, tool: &Tool) -> Result<Vec<IpAddr>> {
     let pod = container(arm, "chained")?;
     tool.call(arm, "status", "meshd", &pod)?;
     tool.call(arm, "add", "lo", &pod)?;
@@ -230,7 +239,55 @@ fn every_verb(arm: &mut NetnsArm, tool: &Tool) -> Result<()> {
         !addresses.iter().any(|a| rules.contains(&a.to_string())),
         "rules are left: {rules}"
     );
+    gone(arm, pod)?;
+    Ok(addresses)
+}
+
+/// A container gets the addresses and the MAC that its runtime names, and by them it is reached.
+fn wished_for(arm: &mut NetnsArm, tool: &Tool, like: &[IpAddr]) -> Result<()> {
+    const FURTHER: u8 = 0x40;
+    const MAC: &str = "02:6d:73:68:00:07";
+    let wished: Vec<IpAddr> = like.iter().map(|address| further(*address, FURTHER)).collect();
+    let mut pod = container(arm, "wishful")?;
+    pod.wishes = json!({ "ips": wished, "mac": MAC });
+    let result = tool.add(arm, &pod)?;
+    ensure!(
+        BTreeSet::from_iter(cni::addresses(&result)?) == BTreeSet::from_iter(wished.clone()),
+        "{wished:?} were asked for: {result}"
+    );
+    let mut command = Command::new("ip");
+    command.args(["-o", "address", "show", "dev", cni::IFNAME]);
+    let inside = process::run(&pod.netns, command, "", PATIENCE)?.stdout;
+    let mut command = Command::new("ip");
+    command.args(["-o", "link", "show", "dev", cni::IFNAME]);
+    let link = process::run(&pod.netns, command, "", PATIENCE)?.stdout;
+    ensure!(link.contains(MAC), "{MAC} was asked for: {link}");
+    for address in &wished {
+        ensure!(
+            inside.contains(&format!("{address}/")),
+            "{address} is not there: {inside}"
+        );
+    }
+    tool.call(arm, "check", "meshd", &pod)?;
+    pods_reach_it(arm, &wished)?;
+    tool.call(arm, "del", "meshd", &pod)?;
+    nothing_is_left(arm, "DEL of a container with wishes")?;
     gone(arm, pod)
+}
+
+/// An address of the same prefix: none that the allocator comes to by itself here.
+fn further(address: IpAddr, by: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [a, b, c, d.wrapping_add(by)].into()
+        }
+        IpAddr::V6(v6) => {
+            let mut octets = v6.octets();
+            octets[15] = octets[15].wrapping_add(by);
+            octets.into()
+        }
+    }
 }
 
 fn gone(arm: &mut NetnsArm, pod: Container) -> Result<()> {
