@@ -264,17 +264,21 @@ impl NodeAgent {
         matches!((&self.observed.device, desired), (Some(d), Some(desired)) if is_as_desired(d, &desired))
     }
 
-    /// Interfaces of pods that no attachment explains, each under an id that no runtime can give: the container's
-    /// is empty.
+    /// Interfaces of pods that no attachment explains.
     pub(crate) fn orphans(&self) -> impl Iterator<Item = AttachmentId> {
         self.observed
             .links
             .keys()
             .filter(|name| self.attachments.by_ifname(name).is_none())
-            .map(|name| AttachmentId {
-                container_id: String::new(),
-                ifname: name.clone(),
-            })
+            .map(|name| orphan_id(name))
+    }
+}
+
+/// What an interface goes by that no attachment explains: no runtime can give an id whose container is empty.
+pub(crate) fn orphan_id(host_ifname: &str) -> AttachmentId {
+    AttachmentId {
+        container_id: String::new(),
+        ifname: host_ifname.to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::attach::link::macs;
 use crate::attach::requests::{Stage, error};
 use crate::attach::table::{AddStep, Attachment, DelStep, State};
 use crate::event::{CniCall, RequestId};
+use crate::reconcile::orphan_id;
 use ipnetwork::IpNetwork;
 use meshd_model::cni::{Add, Added, CniError, code};
 use meshd_model::kernel::{IFNAME_MAX, POD_GATEWAY_V4, POD_GATEWAY_V6};
@@ -83,10 +84,18 @@ impl NodeAgent {
         Ok(())
     }
 
-    /// Whether a link is still to be deleted that has the same id, or the same name in the same namespace.
+    /// Whether a link is still to be deleted that has the same id, the same name in the same namespace, or the same name
+    /// on the host: its deletion may be under way, and would hit the new one.
     fn is_in_the_way(&self, add: &Add) -> bool {
+        let host_ifname = add.id.host_ifname();
+        let orphan = Resource::Attachment(orphan_id(&host_ifname));
         let mut deleting = self.attachments.iter().filter(|(_, a)| a.state.is_deleting());
-        deleting.any(|(id, a)| *id == add.id || (id.ifname == add.id.ifname && a.lease.netns == add.netns))
+        self.ops.is_outstanding(&orphan)
+            || deleting.any(|(id, a)| {
+                *id == add.id
+                    || (id.ifname == add.id.ifname && a.lease.netns == add.netns)
+                    || a.lease.host_ifname == host_ifname
+            })
     }
 
     fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {

@@ -1,8 +1,9 @@
 //! A restart of the daemon changes no packet's fate.
 
-use crate::world::{World, key, node};
-use meshd_core::KubeEvent;
+use crate::world::{World, add, key, node};
+use meshd_core::{CniCall, KernelAction, KernelOp, KubeEvent};
 use meshd_model::LeasePhase;
+use meshd_model::cni::Gc;
 use meshd_model::kernel::DeviceState;
 use std::time::Duration;
 
@@ -154,8 +155,42 @@ fn links_without_a_lease_have_a_grace_and_a_store_that_comes_back_explains_them(
     world.leases = leases;
     world.restart();
     world.sync(0);
+    world.see_pod("web");
     world.wait(GRACE * 20);
     assert_eq!(world.check("web", &added), Ok(()));
+}
+
+/// A link's deletion runs in the background, and hits whatever has its name by then.
+#[test]
+fn an_add_waits_for_the_deletion_of_an_orphan_of_its_name() {
+    for by_gc in [false, true] {
+        let mut world = World::ready(0);
+        world.add("web").unwrap();
+        world.leases.clear();
+        world.restart();
+        world.sync(0);
+        world.see_pod("web");
+        if by_gc {
+            let (network, valid) = (String::new(), Vec::new());
+            world.ask(CniCall::Gc(Gc { network, valid }));
+        } else {
+            world.now = world.now + GRACE * 10;
+            world.timeout();
+        }
+        let deletion = |a: &KernelAction| matches!(a.op, KernelOp::RemovePodLink(_) | KernelOp::DetachPod(_));
+        assert!(
+            world.kernel_queue.iter().any(deletion),
+            "{:?}",
+            world.kernel_queue
+        );
+        let request = world.ask(CniCall::Add(add("web")));
+        assert!(!world.replies.contains_key(&request), "{:?}", world.replies);
+        assert!(world.leases.is_empty() && world.store_queue.is_empty());
+        world.run();
+        assert!(world.replies[&request].is_ok(), "{:?}", world.replies[&request]);
+        assert_eq!(world.kernel.state.pod_links.len(), 1);
+        world.assert_quiescent();
+    }
 }
 
 #[test]
