@@ -45,9 +45,8 @@ impl NodeAgent {
         let id = &add.id;
         let again = |msg: String| Err(error(code::TRY_AGAIN, msg, "the runtime will try again"));
         match self.attachments.get(id).map(|a| &a.state) {
-            Some(State::Ready) if self.attachments.get(id).is_some_and(|a| is_repetition(a, add)) => {
-                return Ok(());
-            }
+            // Its caller is told the MTU, so that has to be known again, and the link to have been looked at.
+            Some(State::Ready) if self.attachments.get(id).is_some_and(|a| is_repetition(a, add)) => {}
             Some(State::Ready) => {
                 return Err(error(
                     code::EXISTS,
@@ -67,7 +66,13 @@ impl NodeAgent {
         if self.requests.iter().any(rival) {
             return again(format!("an ADD of {id} is under way"));
         }
-        if let Some(why) = self.why_not_ready() {
+        let no_mtu = || {
+            self.local
+                .mtu
+                .is_none()
+                .then(|| "the overlay's MTU is not known".to_owned())
+        };
+        if let Some(why) = self.why_not_ready().or_else(no_mtu) {
             return Err(error(
                 code::TRY_AGAIN,
                 format!("meshd cannot add pods yet: {why}"),

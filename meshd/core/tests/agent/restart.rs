@@ -3,7 +3,7 @@
 use crate::world::{World, add, key, node};
 use meshd_core::{CniCall, KernelAction, KernelOp, KubeEvent};
 use meshd_model::LeasePhase;
-use meshd_model::cni::Gc;
+use meshd_model::cni::{Gc, code};
 use meshd_model::kernel::DeviceState;
 use std::time::Duration;
 
@@ -234,6 +234,26 @@ fn a_half_done_add_is_finished_by_its_retry_or_undone_by_del() {
         }
         world.assert_quiescent();
     }
+}
+
+/// Its caller heard nothing from the daemon that made it, and asks the next one.
+#[test]
+fn a_repeated_add_is_answered_once_the_node_is_known_again() {
+    let mut world = World::ready(0);
+    let mut web = add("web");
+    web.token = 7;
+    world.see_pod("web");
+    let added = world.answer(CniCall::Add(web.clone()));
+    world.restart();
+    let early = world.ask(CniCall::Add(web.clone()));
+    assert_eq!(world.replies[&early].as_ref().unwrap_err().code, code::TRY_AGAIN);
+    world.run();
+    let early = world.answer(CniCall::Add(web.clone())).unwrap_err();
+    assert_eq!(early.code, code::TRY_AGAIN, "the MTU is not known: {early}");
+    world.sync(0);
+    world.see_pod("web");
+    assert_eq!(world.answer(CniCall::Add(web)), added);
+    world.assert_quiescent();
 }
 
 #[test]
