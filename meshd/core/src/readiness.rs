@@ -22,7 +22,7 @@ impl NodeAgent {
     /// Whether pods run here, as far as is known, without what carries their packets or keeps them closed.
     fn may_hurt_pods(&self) -> bool {
         let runs = |a: &crate::attach::table::Attachment| matches!(a.state, State::Ready);
-        let in_force = self.is_fail_closed() && self.is_device_settled();
+        let in_force = self.is_fail_closed() && self.is_device_settled() && self.has_rules();
         self.observed.seen && !in_force && self.attachments.iter().any(|(_, a)| runs(a))
     }
 
@@ -58,6 +58,10 @@ impl NodeAgent {
                 "the WireGuard device is not up as configured",
             ),
             (
+                self.has_rules(),
+                "the policy rules are not in force that lead pods' packets for other nodes' own addresses into the device",
+            ),
+            (
                 self.is_introduced(),
                 "the node's key has not been published: no other node could reach its pods",
             ),
@@ -73,6 +77,12 @@ impl NodeAgent {
             .iter()
             .find_map(|c| self.nodes.senior_to_own(*c).map(|n| (c, n)));
         lost.map(|(cidr, senior)| format!("the older node {senior} claims the own pod CIDR {cidr}"))
+    }
+
+    /// Whether there are the policy rules of all that addresses are handed out of.
+    fn has_rules(&self) -> bool {
+        let mut cidrs = self.local.cidrs.iter().filter(|c| self.may_hand_out(**c));
+        cidrs.all(|c| self.has_rule(*c))
     }
 
     /// Whether there is a pod CIDR; of each family, where the node claims them itself.

@@ -157,16 +157,28 @@ impl NodeAgent {
         Plan::kernel(KernelOp::SetRoute(route))
     }
 
-    pub(crate) fn plan_rule(&self, from: IpNetwork) -> Plan {
-        if !self.gate() {
-            return Plan::Hold;
-        }
-        let desired = self.local.cidrs.contains(&from).then_some(Rule {
+    fn desired_rule(&self, from: IpNetwork) -> Option<Rule> {
+        self.local.cidrs.contains(&from).then_some(Rule {
             from,
             unless_mark: self.config.mark,
             table: self.config.route_table,
             priority: self.config.rule_priority,
-        });
+        })
+    }
+
+    /// Whether what pods of this own CIDR send to other nodes' own addresses stays out of the main table, by which it would
+    /// leave in the clear.
+    pub(crate) fn has_rule(&self, from: IpNetwork) -> bool {
+        let there = self.observed.rules.get(&from);
+        self.desired_rule(from)
+            .is_some_and(|desired| there.is_some_and(|r| r.contains(&desired)))
+    }
+
+    pub(crate) fn plan_rule(&self, from: IpNetwork) -> Plan {
+        if !self.gate() {
+            return Plan::Hold;
+        }
+        let desired = self.desired_rule(from);
         let there = self.observed.rules.get(&from);
         if let Some(desired) = &desired
             && !there.is_some_and(|r| r.contains(desired))

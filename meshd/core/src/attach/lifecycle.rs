@@ -9,6 +9,7 @@ use crate::errno::{EEXIST, ENOENT, EROFS};
 use crate::event::{Failure, RequestId};
 use crate::ops::Task;
 use crate::reconcile::Plan;
+use ipnetwork::IpNetwork;
 use meshd_model::cni::{CniError, code};
 use meshd_model::kernel::PodLink;
 use meshd_model::{AttachmentId, Lease, LeasePhase, Now};
@@ -45,13 +46,19 @@ impl NodeAgent {
         }
     }
 
-    /// No pod is attached before the node is fail-closed, nor before the routes to it can have their source.
+    /// No pod is attached before the node is fail-closed, nor before the routes to it can have their source, nor while what
+    /// it sends to other nodes' own addresses would leave in the clear.
     fn plan_attach(&self, link: PodLink) -> Plan {
         if !self.is_fail_closed() {
             return Plan::Hold;
         }
         if !self.device_carries(link.host_addresses.iter().copied()) {
             return Plan::Wait(Resource::Device);
+        }
+        let holds = |cidr: &&IpNetwork| link.addresses.iter().any(|a| cidr.contains(*a));
+        let mut own = self.local.cidrs.iter().filter(holds);
+        if let Some(cidr) = own.find(|cidr| !self.has_rule(**cidr)) {
+            return Plan::Wait(Resource::Rule(*cidr));
         }
         Plan::kernel(KernelOp::AttachPod(link))
     }

@@ -15,5 +15,6 @@ mod own;
 mod peers;
 mod properties;
 mod restart;
+mod rules;
 mod store;
 mod world;
