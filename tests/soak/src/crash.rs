@@ -7,6 +7,7 @@ use crate::place::Place;
 use crate::plugin::{Call, Outcome, Plugin, addresses, traced};
 use crate::random::{Random, seed};
 use crate::sandbox::Sandbox;
+use crate::trace::Counts;
 use crate::{Common, ping, remains, store};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
@@ -176,7 +177,13 @@ struct Crash<'a> {
 impl Crash<'_> {
     /// How many stops there are, and at how many it was killed.
     fn walk(&mut self, walk: Walk, options: &Options, random: &mut Random) -> Result<(u64, u64)> {
-        let stops = self.trial(walk, NEVER)?;
+        let Counts { stops, syncs } = self.trial(walk, NEVER)?;
+        if syncs > 0 {
+            bail!(
+                "{} waits {syncs} times for the disk, which can take seconds",
+                walk.name()
+            );
+        }
         eprintln!("{}: {stops} stops", walk.name());
         // No run is quite like the next: some are longer.
         let mut all: Vec<u64> = (1..=stops + stops / 10).collect();
@@ -206,8 +213,8 @@ impl Crash<'_> {
         Ok((stops, taken))
     }
 
-    /// One ADD or DEL that is killed at a stop, and what comes of it. How many stops there were.
-    fn trial(&mut self, walk: Walk, at: u64) -> Result<u64> {
+    /// One ADD or DEL that is killed at a stop, and what comes of it.
+    fn trial(&mut self, walk: Walk, at: u64) -> Result<Counts> {
         self.number += 1;
         let mut victim = Pod::new(self.place, &format!("victim-{}", self.number))?;
         if walk.verb() == "DEL" {
@@ -232,7 +239,7 @@ impl Crash<'_> {
 
     /// The daemon is traced from before the call, and killed at the stop, or after the answer. It is started again while
     /// the plugin still waits for it.
-    fn kill_daemon(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, u64)> {
+    fn kill_daemon(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, Counts)> {
         let pid = self.place.pid().context("meshd does not run")?;
         let mut tracer = Tracer::of(pid, at)?;
         std::thread::scope(|scope| {
@@ -251,14 +258,14 @@ impl Crash<'_> {
         })
     }
 
-    fn kill_plugin(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, u64)> {
+    fn kill_plugin(&self, victim: &Pod, verb: &str, at: u64) -> Result<(Outcome, Counts)> {
         let own = std::env::current_exe().context("find this program")?;
         let count = self.place.path("count");
         let mut command = traced(&own, at, &count);
         command.push(self.place.plugin().into());
         let outcome = victim.call(self.place, command, verb)?;
         let count = std::fs::read_to_string(count).context("read the count of system calls")?;
-        Ok((outcome, count.parse()?))
+        Ok((outcome, Counts::parse(&count)?))
     }
 
     fn check_neighbour(&self) -> Result<()> {
@@ -368,15 +375,13 @@ impl Tracer {
         Ok(Self(child))
     }
 
-    /// Ends it, and the process that it traces with it; the number of stops.
-    fn end(&mut self) -> Result<u64> {
+    /// Ends it, and the process that it traces with it; what it counted.
+    fn end(&mut self) -> Result<Counts> {
         drop(self.0.stdin.take());
         let mut said = String::new();
         let mut stdout = self.0.stdout.take().context("the tracer's stdout")?;
         stdout.read_to_string(&mut said).context("read from the tracer")?;
         self.0.wait().context("wait for the tracer")?;
-        said.trim()
-            .parse()
-            .with_context(|| format!("the tracer says {said:?}"))
+        Counts::parse(&said)
     }
 }

@@ -2,6 +2,7 @@
 //! change, in the order of the changes, and nothing is damaged or half there.
 
 use crate::plugin::traced;
+use crate::trace::Counts;
 use anyhow::{Context, Result, bail};
 use meshd_ipam_store::{FileStore, LeaseStore};
 use meshd_model::attachment::MacAddr;
@@ -109,7 +110,7 @@ fn trial(place: &Path, boot: &str, at: u64) -> Result<u64> {
     check(&folder, boot, is_same_boot, done.success())?;
     std::fs::remove_dir_all(&folder).context("remove the store")?;
     let count = std::fs::read_to_string(count).context("read the count of system calls")?;
-    Ok(count.parse()?)
+    Ok(Counts::parse(&count)?.stops)
 }
 
 fn check(folder: &Path, boot: &str, is_same_boot: bool, is_done: bool) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Counts the system calls of a process by ptrace, and kills it at one of them.
+//! Counts the system calls of a process by ptrace, and kills it at one of them. Those that wait for the disk are counted
+//! apart.
 //!
 //! Each system call stops the process twice, before and after: what a kill at the second leaves is what the call has
 //! done. The tracer is a process of its own, so that nobody else waits for what it traces.
@@ -16,6 +17,53 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
+static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// The system calls that return when the disk has taken what was written.
+const SYNCING: [i64; 6] = [
+    nix::libc::SYS_fsync,
+    nix::libc::SYS_fdatasync,
+    nix::libc::SYS_sync,
+    nix::libc::SYS_syncfs,
+    nix::libc::SYS_sync_file_range,
+    nix::libc::SYS_msync,
+];
+
+/// What was counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    /// Before and after each system call.
+    pub(crate) stops: u64,
+    /// System calls that wait for the disk.
+    pub(crate) syncs: u64,
+}
+
+impl Counts {
+    fn now() -> Counts {
+        Counts {
+            stops: COUNT.load(Ordering::SeqCst),
+            syncs: SYNCS.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Reads what a tracer says.
+    pub(crate) fn parse(said: &str) -> Result<Counts> {
+        let read = |()| {
+            let (stops, syncs) = said.trim().split_once(' ')?;
+            Some(Counts {
+                stops: stops.parse().ok()?,
+                syncs: syncs.parse().ok()?,
+            })
+        };
+        read(()).with_context(|| format!("the tracer says {said:?}"))
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.stops, self.syncs)
+    }
+}
 
 /// What to trace.
 #[derive(clap::Args)]
@@ -49,7 +97,7 @@ pub(crate) fn run(what: &Options) -> Result<()> {
     std::io::stdout().flush()?;
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        println!("{}", COUNT.load(Ordering::SeqCst));
+        println!("{}", Counts::now());
         std::process::exit(0);
     });
     follow(pid, what.at)?;
@@ -96,7 +144,7 @@ fn start(what: &Options) -> Result<()> {
     ptrace::syscall(pid, None)?;
     let end = follow(pid, what.at)?;
     if let Some(path) = &what.count {
-        std::fs::write(path, COUNT.load(Ordering::SeqCst).to_string())?;
+        std::fs::write(path, Counts::now().to_string())?;
     }
     match end {
         // As it ended, so that whoever started this takes it for the command.
@@ -125,6 +173,9 @@ fn follow(pid: Pid, at: u64) -> Result<WaitStatus> {
         let status = waitpid(None, Some(WaitPidFlag::__WALL)).context("wait for a stop")?;
         match status {
             WaitStatus::PtraceSyscall(tid) => {
+                if is_sync(tid) {
+                    SYNCS.fetch_add(1, Ordering::SeqCst);
+                }
                 if COUNT.fetch_add(1, Ordering::SeqCst) + 1 == at {
                     kill(pid, Signal::SIGKILL).context("kill the process")?;
                 } else {
@@ -139,6 +190,20 @@ fn follow(pid: Pid, at: u64) -> Result<WaitStatus> {
             _ => {}
         }
     }
+}
+
+/// Whether the thread has stopped before a system call that waits for the disk.
+fn is_sync(tid: Pid) -> bool {
+    let Ok(info) = ptrace::syscall_info(tid) else {
+        return false; // killed meanwhile
+    };
+    if info.op != nix::libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return false;
+    }
+    #[allow(unsafe_code, reason = "the system's structure is a union")]
+    // SAFETY: the kernel has filled in the member that belongs to this op.
+    let number = unsafe { info.u.entry.nr };
+    SYNCING.contains(&number.cast_signed())
 }
 
 /// One that was killed meanwhile is told of by its end.

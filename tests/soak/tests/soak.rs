@@ -61,3 +61,27 @@ fn killed_at_a_system_call_of_add_and_del_nothing_is_lost() {
         assert!(walk["stops"].as_u64() > Some(50), "{figures}");
     }
 }
+
+/// What the walks go by when they say that neither ADD nor DEL waits for the disk.
+#[test]
+fn a_call_that_waits_for_the_disk_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, count) = (folder.path().join("file"), folder.path().join("count"));
+    std::fs::write(&file, b"to be written").unwrap();
+    for (program, syncs) in [("sync", "1"), ("stat", "0")] {
+        let traced = Command::new(env!("CARGO_BIN_EXE_meshd-soak"))
+            .stdout(std::process::Stdio::null())
+            .args(["trace", "--at", "1000000", "--count"])
+            .args([
+                count.as_os_str(),
+                "--".as_ref(),
+                program.as_ref(),
+                file.as_os_str(),
+            ])
+            .status()
+            .unwrap();
+        assert!(traced.success());
+        let said = std::fs::read_to_string(&count).unwrap();
+        assert_eq!(said.split(' ').nth(1), Some(syncs), "{program}: {said}");
+    }
+}
