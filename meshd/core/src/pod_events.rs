@@ -18,6 +18,8 @@ use std::time::Duration;
 const EACH: Duration = Duration::from_secs(300);
 /// Most pods and reasons that are remembered at a time.
 const MAX: usize = 256;
+/// Most of them of one namespace, so that whoever owns it takes no others' place.
+const MAX_OF_NAMESPACE: usize = 16;
 
 /// Why a pod is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,7 +76,9 @@ impl NodeAgent {
         if self.pod_events.0.contains_key(&key) {
             return;
         }
-        if self.pod_events.0.len() >= MAX {
+        let of_namespace = |(other, _): &&(PodRef, PodReason)| other.namespace == key.0.namespace;
+        let of_namespace = self.pod_events.0.keys().filter(of_namespace).count();
+        if self.pod_events.0.len() >= MAX || of_namespace >= MAX_OF_NAMESPACE {
             self.counters.events_dropped += 1;
             return;
         }

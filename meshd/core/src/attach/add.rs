@@ -105,10 +105,10 @@ impl NodeAgent {
 
     fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {
         let ifname = add.id.host_ifname();
-        if let Some(other) = self.attachments.by_ifname(&ifname) {
+        if self.attachments.by_ifname(&ifname).is_some() {
             let clash = error(
                 code::CONFIG,
-                format!("interface {ifname} for {} belongs to {other}", add.id),
+                format!("interface {ifname} for {} is another container's", add.id),
                 "two container ids hash alike: let the runtime make the sandbox again",
             );
             return self.reply(request, Err(clash));

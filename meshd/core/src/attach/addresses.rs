@@ -3,7 +3,6 @@
 use crate::TimerKind;
 use crate::agent::NodeAgent;
 use crate::attach::requests::{Stage, error};
-use crate::attach::table::State;
 use crate::event::{CniCall, RequestId};
 use crate::pod_events::PodReason;
 use meshd_ipam::{Exhausted, Refused};
@@ -122,7 +121,7 @@ impl NodeAgent {
         !add.wants.secondary && !self.attachments.has_another(&add.id)
     }
 
-    /// Whether a named address is free; what its holder is, if not.
+    /// Whether a named address is free.
     fn check_named(&self, add: &Add, address: IpAddr) -> Result<(), NotGiven> {
         let Err(refused) = self.attachments.allocator.check_exact(address) else {
             return Ok(());
@@ -130,24 +129,15 @@ impl NodeAgent {
         if self.held_back(add).contains(&address) {
             return Ok(());
         }
-        let who = match (refused, self.attachments.holder(address)) {
-            (Refused::InUse(_), Some(holder)) => {
-                if matches!(holder.state, State::Deleting { .. }) {
-                    return Err(NotGiven::Wait(holder.lease.id.clone()));
-                }
-                let pod = holder.lease.pod.as_ref();
-                let pod = pod.map_or(String::new(), |pod| format!(", of pod {pod}"));
-                format!(": {}{pod} holds it", holder.lease.id)
-            }
-            (Refused::InUse(_), None) => match self.kept.by_address(address) {
-                Some(key) => format!(": it is kept for {key}"),
-                None => ": an interface that meshd has no lease of holds it".into(),
-            },
-            _ => String::new(),
-        };
-        let what = format!("{} asks for {address}: {refused}{who}", add.id);
+        // Whose it is concerns nobody who can make pods in another namespace: on the node, the status says so.
+        if let (Refused::InUse(_), Some(holder)) = (refused, self.attachments.holder(address))
+            && holder.state.is_deleting()
+        {
+            return Err(NotGiven::Wait(holder.lease.id.clone()));
+        }
+        let what = format!("{} asks for {address}: {refused}", add.id);
         let what_to_do = "name another address of this node's pod CIDRs, or none; a pod that names one has to be scheduled \
-                          to the node that has it";
+                          to the node that has it, whose `meshctl status` says whose it is";
         Err(NotGiven::Refused(error(code::CONFIG, what, what_to_do)))
     }
 
@@ -197,10 +187,9 @@ impl NodeAgent {
     /// The answer to an ADD for which no address came free in time.
     pub(crate) fn no_address_in_time(&self, now: Now, add: &Add) -> CniError {
         let named = self.named_addresses(add).unwrap_or_default();
-        let waited = named.iter().find_map(|a| match self.check_named(add, *a) {
-            Err(NotGiven::Wait(holder)) => Some((a, holder)),
-            _ => None,
-        });
+        let waited = named
+            .iter()
+            .find(|a| matches!(self.check_named(add, **a), Err(NotGiven::Wait(_))));
         if let Err(NotGiven::Wait(holder)) = self.kept_again(add, &named) {
             return error(
                 code::TRY_AGAIN,
@@ -209,10 +198,10 @@ impl NodeAgent {
             );
         }
         match waited {
-            Some((address, holder)) => error(
+            Some(address) => error(
                 code::TRY_AGAIN,
                 format!(
-                    "{} asks for {address}: {holder} holds it, and is still being taken down",
+                    "{} asks for {address}: it is in use, by what is still being taken down",
                     add.id
                 ),
                 "the runtime will try again; see `meshctl status`",

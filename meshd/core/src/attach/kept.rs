@@ -100,13 +100,6 @@ impl KeptTable {
         self.entries.len() + self.dropped.len() >= KEPT_MAX
     }
 
-    /// For whom this address is kept, while no pod has it.
-    pub(crate) fn by_address(&self, address: IpAddr) -> Option<&KeptKey> {
-        self.unheld()
-            .find(|entry| entry.kept.addresses.contains(&address))
-            .map(Entry::key)
-    }
-
     /// Those whose addresses no pod has.
     pub(crate) fn unheld(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values().filter(|entry| entry.holder.is_none())

@@ -59,12 +59,12 @@ fn what_cannot_be_given_is_refused_and_nothing_else_given() {
     let mut world = World::ready(0);
     add_annotated(&mut world, "first", named(&["10.244.0.77"])).unwrap();
     for (wants, said) in [
-        (&["10.244.0.77"][..], "first"),
+        (&["10.244.0.77"][..], "in use"),
         (&["10.244.1.7"], "not among the node's pod CIDRs"),
         (&["10.244.0.1"], "the network's own"),
         (&["10.244.0.0"], "the network's own"),
         (&["192.0.2.1"], "not among the node's pod CIDRs"),
-        (&["fd00:244::9", "10.244.0.77"], "first"),
+        (&["fd00:244::9", "10.244.0.77"], "in use"),
     ] {
         let refused = add_annotated(&mut world, "other", named(wants)).unwrap_err();
         assert_eq!(refused.code, code::CONFIG, "{refused}");
@@ -213,19 +213,44 @@ fn an_event_that_the_server_does_not_take_is_told_by_the_next_add() {
 }
 
 #[test]
-fn events_are_bounded_and_told_one_after_another() {
+fn events_are_bounded_in_all_and_for_a_namespace_and_told_one_after_another() {
     let mut world = small();
     world.add("first").unwrap();
-    for n in 0..300 {
-        world.kube(KubeEvent::PodApplied(pod(&format!("p{n}")).into()));
-        world.ask(CniCall::Add(add(&format!("p{n}"))));
+    let of = |namespace: usize, n: usize| {
+        let mut add = add(&format!("p{namespace}-{n}"));
+        if let Some(pod) = &mut add.pod {
+            pod.namespace = format!("team-{namespace:02}");
+        }
+        add
+    };
+    for (namespace, n) in (0..20).flat_map(|namespace| (0..20).map(move |n| (namespace, n))) {
+        let add = of(namespace, n);
+        world.kube(KubeEvent::PodApplied(add.pod.clone().unwrap().into()));
+        world.ask(CniCall::Add(add));
         assert!(world.kube_queue.len() <= 1, "one at a time");
     }
     world.run();
     assert_eq!(world.events.len(), 256);
-    assert_eq!(world.agent.numbers(world.now).counters.events_dropped, 300 - 256);
+    let of_first = world.events.iter().filter(|e| e.pod.namespace == "team-00");
+    assert_eq!(of_first.count(), 16, "it leaves room for others");
+    assert_eq!(world.agent.numbers(world.now).counters.events_dropped, 400 - 256);
     world.wait(Duration::from_secs(301));
-    world.add("p299").unwrap_err();
-    assert_eq!(world.events.last().unwrap().pod, pod("p299"));
+    world.answer(CniCall::Add(of(19, 19))).unwrap_err();
+    assert_eq!(world.events.last().unwrap().pod, of(19, 19).pod.unwrap());
     world.assert_quiescent();
+}
+
+/// Whoever may make pods in a namespace learns nothing of what runs in another.
+#[test]
+fn a_pod_is_not_told_whose_the_address_is_that_it_names() {
+    let mut world = World::ready(0);
+    add_annotated(&mut world, "secret", named(&["10.244.0.77"])).unwrap();
+    let refused = add_annotated(&mut world, "other", named(&["10.244.0.77"])).unwrap_err();
+    assert!(refused.msg.contains("10.244.0.77 is in use"), "{refused}");
+    assert!(!refused.to_string().contains("secret"), "{refused}");
+    assert!(!world.events[0].note.contains("secret"), "{:?}", world.events);
+    assert_eq!(
+        world.agent.status(world.now).attachments[0].container_id,
+        "secret"
+    );
 }
