@@ -1,5 +1,6 @@
 //! Which block to try next.
 
+use super::Blocks;
 use crate::agent::NodeAgent;
 use ipnetwork::IpNetwork;
 use meshd_model::Boot;
@@ -35,7 +36,7 @@ impl NodeAgent {
         // Each block that is passed over is known, rests or is another's part, so the way is no longer than these are.
         (0..all)
             .map(|step| nth_block(&parts, (start + step) % all, size))
-            .take(self.blocks.passed_over().saturating_add(1))
+            .take(self.passed_over().saturating_add(1))
             .flatten()
             .find(|c| self.is_free(*c))
     }
@@ -50,7 +51,7 @@ impl NodeAgent {
     /// The block of this address, where it can be claimed as far as is known.
     pub(crate) fn wanted_block(&self, address: IpAddr) -> Option<IpNetwork> {
         let cidr = self.config.ipam.pool.as_ref()?.block_of(address)?;
-        let is_free = !self.blocks.is_taken(cidr) && !self.blocks.taken.contains_key(&cidr);
+        let is_free = !self.is_taken(cidr) && !self.blocks.taken.contains_key(&cidr);
         (is_free && self.bounds.pod_cidr(cidr).is_ok()).then_some(cidr)
     }
 
@@ -59,21 +60,40 @@ impl NodeAgent {
         self.blocks.wanted = self.wanted_blocks();
     }
 
+    /// Whether anybody has a part of the block.
+    pub(super) fn is_taken(&self, cidr: IpNetwork) -> bool {
+        let mut parts = self.blocks.known.overlapping(cidr);
+        parts.any(|(c, _)| self.counts_as_block(c))
+    }
+
+    /// Whether an object stands for a block, by the rule for what another node may publish: one that is wider would take what
+    /// it spans from the whole cluster, and nobody could be reached there.
+    pub(super) fn counts_as_block(&self, cidr: IpNetwork) -> bool {
+        self.blocks.mine.contains(&cidr) || self.bounds.peer_pod_cidr(cidr).is_ok()
+    }
+
+    /// What an older node claims is not free, though it should have an object: here it would lead nowhere.
     fn is_free(&self, cidr: IpNetwork) -> bool {
-        !self.blocks.is_taken(cidr)
+        !self.is_taken(cidr)
             && !self.blocks.resting.contains_key(&cidr)
             && !self.blocks.taken.contains_key(&cidr)
             && self.bounds.pod_cidr(cidr).is_ok()
+            && self.nodes.senior_to_own(cidr).is_none()
             && !self.config.ipam.reserved.iter().any(|r| contains(*r, cidr))
     }
-}
 
-impl super::Blocks {
     /// How many blocks may have to be passed over at most. An object may be of another size than blocks are now, and so
     /// stand for many; then a few more tries find what is free.
     fn passed_over(&self) -> usize {
         const OTHER_SIZES: usize = 4096;
-        self.known.keys().count() + self.resting.len() + self.taken.len() + OTHER_SIZES
+        let Blocks {
+            known,
+            resting,
+            taken,
+            ..
+        } = &self.blocks;
+        let claimed = self.nodes.claims().prefixes().count();
+        known.keys().count() + resting.len() + taken.len() + claimed + OTHER_SIZES
     }
 }
 

@@ -47,7 +47,7 @@ impl NodeAgent {
         };
         let uid = node.uid.clone();
         let mut claiming = self.blocks.claims.get(&family).copied().unwrap_or_default();
-        if claiming.cidr.is_some_and(|c| self.blocks.is_taken(c)) {
+        if claiming.cidr.is_some_and(|c| self.is_taken(c)) {
             // It is here, or was another's after all.
             claiming = Claiming::default();
         }
@@ -169,6 +169,7 @@ impl NodeAgent {
         cidr: IpNetwork,
         result: Result<(), Failure>,
     ) -> Option<Failure> {
+        let is_known = self.is_taken(cidr);
         let claiming = self.blocks.claims.entry(family).or_default();
         match result {
             Ok(()) => {
@@ -184,7 +185,7 @@ impl NodeAgent {
                 claiming.cidr = None;
                 claiming.tries = claiming.tries.saturating_add(1);
                 claiming.not_before = now.boot + self.jitter.within(longest);
-                if !self.blocks.is_taken(cidr) {
+                if !is_known {
                     self.blocks.taken.insert(cidr, now.boot + TAKEN_FOR);
                     self.blocks.wanted.remove(&cidr);
                 }

@@ -127,11 +127,6 @@ impl Blocks {
         self.known.get(cidr)?.as_ref()
     }
 
-    /// Whether anybody has a part of the block.
-    fn is_taken(&self, cidr: IpNetwork) -> bool {
-        self.known.overlapping(cidr).next().is_some()
-    }
-
     fn reset(&mut self) {
         self.unnamed = Some(self.known.keys().collect());
     }
@@ -294,7 +289,7 @@ impl NodeAgent {
     /// Whether a block that was in force has no object any more, nor anybody else a part of it, while addresses of it are
     /// in use.
     fn is_lost(&self, now: Now, cidr: IpNetwork) -> bool {
-        !self.blocks.is_taken(cidr) && self.attachments.allocator.is_occupied(now.boot, cidr)
+        !self.is_taken(cidr) && self.attachments.allocator.is_occupied(now.boot, cidr)
     }
 
     /// The families in which this node looks for a block and finds none.
@@ -309,11 +304,12 @@ impl NodeAgent {
         let pool = self.config.ipam.pool.as_ref()?;
         let within = |c: &IpNetwork| Family::of(c.network()) == family && self.bounds.pod_cidr(*c).is_ok();
         let count = |blocks: &mut dyn Iterator<Item = IpNetwork>| blocks.filter(within).count() as u128;
+        let known = self.blocks.known.keys();
         let resting = self.blocks.resting.iter().filter(|(_, until)| now.boot < **until);
         Some(PoolUse {
             family,
             blocks: self.bounds.pods.iter().map(|c| pool.blocks_in(*c, family)).sum(),
-            taken: count(&mut self.blocks.known.keys()),
+            taken: count(&mut known.filter(|c| self.counts_as_block(*c))),
             resting: count(&mut resting.map(|(c, _)| *c)),
             own: count(&mut self.blocks.mine.iter().copied()),
         })

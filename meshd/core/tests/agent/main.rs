@@ -8,6 +8,7 @@ mod collect;
 mod cost;
 mod firewall;
 mod hostile;
+mod hostile_blocks;
 mod kept;
 mod kept_blocks;
 mod kernel;

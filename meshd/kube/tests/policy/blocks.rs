@@ -170,7 +170,31 @@ pub(crate) async fn only_the_node_claims_marks_and_deletes_its_blocks(cluster: C
         }
         create(&meshd, &bad).await.denied(what, &["one owner"]);
     }
+    for wrong in [
+        "10.244.0.0/16",
+        "10.244.3.0/25",
+        "10.244.3.0/27",
+        "10.0.0.0/8",
+        "10.245.0.0/26",
+        "fd00:244::/48",
+        "fd00:244::/121",
+        "fd00:245::/122",
+    ] {
+        claim(&cluster, &meshd, wrong, &own)
+            .await
+            .denied(wrong, &["a /26 or a /122 within the cluster's pod CIDRs"]);
+    }
+    for field in ["annotations", "labels"] {
+        let mut bad = good.clone();
+        bad["metadata"][field] = json!({ "example.org/x": "y" });
+        create(&meshd, &bad)
+            .await
+            .denied(field, &["without annotations and labels"]);
+    }
     claim(&cluster, &meshd, MINE, &own).await.allowed("its own");
+    claim(&cluster, &meshd, "fd00:244::40/122", &own)
+        .await
+        .allowed("its own of IPv6");
     claim(&cluster, &neighbour, THEIRS, &other)
         .await
         .allowed("the other's own");
@@ -226,6 +250,10 @@ pub(crate) async fn no_node_claims_the_block_of_another(cluster: Cluster) {
     claim(&cluster, &neighbour, THEIRS, &other)
         .await
         .allowed("the other's");
+    // Of a time without policies: it is wider than a block.
+    claim(&cluster, &cluster.admin, "10.244.0.0/16", &other)
+        .await
+        .allowed("one that stands for all");
     let theirs = async || annotate(&meshd, &format!("{own}?dryRun=All"), POD_CIDRS, THEIRS).await;
     theirs().await.allowed("without the policies");
     cluster.enforce_pool("meshd-node-blocks", theirs).await;

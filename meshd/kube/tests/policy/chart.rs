@@ -88,6 +88,10 @@ fn objects(template: &str, ipam: Ipam) -> Vec<Value> {
                 .replace("{{ .Values.config.ipam.mode }}", mode)
                 .replace("{{ .Values.config.ipam.block_size_ipv4 }}", "26")
                 .replace("{{ .Values.config.ipam.block_size_ipv6 }}", "122")
+                .replace(
+                    "{{ toJson .Values.config.cluster_pod_cidrs }}",
+                    r#"["10.244.0.0/16","fd00:244::/48"]"#,
+                )
                 + "\n"
         })
         .collect();
