@@ -272,6 +272,43 @@ fn a_pods_end_that_somebody_in_the_pod_changed_is_left_to_it() {
     });
 }
 
+/// The firewall sees no ARP.
+#[test]
+fn a_pods_arp_is_not_remembered() {
+    node("a_pods_arp_is_not_remembered", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let link = pod(&sandbox, 2);
+        node.apply(AttachPod(link.clone())).await;
+        // Some distributions do so for every new interface. Any filter takes such a sender for a martian, because the
+        // host's end has no address.
+        std::fs::write("/proc/sys/net/ipv4/conf/mshp2/rp_filter", "0").unwrap();
+        let ask_for_the_node = || async {
+            sandbox.netlink(|conn| async move {
+                conn.flush_neighbors("eth0").await.unwrap();
+                support::add_addresses(&conn, "eth0", &["10.99.0.7/32"]).await;
+                let route = nlink::netlink::route::Ipv4Route::new([10, 244, 1, 1].into(), 32);
+                conn.replace_route(route.dev("eth0")).await.unwrap();
+            });
+            sandbox.run(|| support::send("10.99.0.7:0", "10.244.1.1:9"));
+            std::thread::sleep(BRIEFLY);
+            let neighbours = node.conn.get_neighbors_by_name("mshp2").await.unwrap();
+            neighbours
+                .iter()
+                .any(|n| n.destination() == Some(&[10, 99, 0, 7].into()))
+        };
+        assert!(!ask_for_the_node().await);
+        // The control: as other interfaces do it.
+        std::fs::write("/proc/sys/net/ipv4/conf/mshp2/arp_ignore", "0").unwrap();
+        sandbox.netlink(|conn| async move { conn.flush_addresses("eth0").await.unwrap() });
+        assert!(ask_for_the_node().await);
+        // A mend sets it back.
+        node.apply(AttachPod(link)).await;
+        let there = std::fs::read_to_string("/proc/sys/net/ipv4/conf/mshp2/arp_ignore").unwrap();
+        assert_eq!(there.trim(), "8");
+    });
+}
+
 #[test]
 fn a_pod_is_told_at_once_that_nobody_is_there() {
     node("a_pod_is_told_at_once", |mut node| async move {

@@ -80,7 +80,7 @@ fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<(Link, Result<
     );
     let quiet = sysctl::has_ipv6();
     batch.push(
-        message::parameters(name, &host::PARAMETERS, quiet),
+        message::parameters(name, &host::numbered(), quiet),
         format!("set the parameters of {name}"),
     );
     batch.push(message::up(name), format!("set {name} up"));

@@ -42,13 +42,16 @@ async fn set_mac(conn: &Connection<Route>, index: u32, link: &PodLink) -> Result
     done.doing(|| format!("set the MAC of {name} to {}", link.host_mac))
 }
 
-/// Parameters of the end, under `ipv4/conf/NAME`. What comes from the pod is checked by the firewall, MAC included. Loose
-/// (2) wins over a strict `all`, because the larger of both is in force.
-const V4: [(&str, &str); 4] = [
-    ("rp_filter", "2"),
-    ("forwarding", "1"),
-    ("proxy_arp", "0"),
-    ("send_redirects", "0"),
+/// Parameters of the end, under `ipv4/conf/NAME`, and as the kernel numbers them (`IPV4_DEVCONF_*` of linux/ip.h). What comes
+/// from the pod is checked by the firewall, MAC included. Loose (2) wins over a strict `all`, because the larger of both is
+/// in force. The firewall sees no ARP: it is not answered (8), or a pod with a raw socket would fill the node's neighbour
+/// table with senders where somebody turns `rp_filter` off.
+const V4: [(&str, u16, u32); 5] = [
+    ("rp_filter", 8, 2),
+    ("forwarding", 1, 1),
+    ("proxy_arp", 3, 0),
+    ("send_redirects", 6, 0),
+    ("arp_ignore", 19, 8),
 ];
 /// The same under `ipv6/conf/NAME`.
 const V6: [(&str, &str); 5] = [
@@ -59,8 +62,10 @@ const V6: [(&str, &str); 5] = [
     ("forwarding", "1"),
 ];
 
-/// `V4` as the kernel numbers them (`IPV4_DEVCONF_*` of linux/ip.h).
-pub(super) const PARAMETERS: [(u16, u32); 4] = [(8, 2), (1, 1), (3, 0), (6, 0)];
+/// `V4` as a message has them.
+pub(super) fn numbered() -> [(u16, u32); V4.len()] {
+    V4.map(|(_, number, value)| (number, value))
+}
 
 /// Sets those of IPv6, for which there are no messages.
 pub(super) fn ipv6_sysctls(name: &str) -> Result<()> {
@@ -71,16 +76,16 @@ pub(super) fn ipv6_sysctls(name: &str) -> Result<()> {
     V6.iter().try_for_each(|(key, value)| folder.set(key, value))
 }
 
-fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {
+fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, String)> {
     let v4 = V4
         .iter()
-        .map(move |(key, value)| (format!("ipv4/conf/{name}/{key}"), *value));
-    let v6 = V6.iter().take(if ipv6 { V6.len() } else { 0 });
-    v4.chain(v6.map(move |(key, value)| (format!("ipv6/conf/{name}/{key}"), *value)))
+        .map(move |(key, _, value)| (format!("ipv4/conf/{name}/{key}"), value.to_string()));
+    let v6 = V6.iter().filter(move |_| ipv6);
+    v4.chain(v6.map(move |(key, value)| (format!("ipv6/conf/{name}/{key}"), (*value).to_owned())))
 }
 
 fn sysctls(name: &str, ipv6: bool) -> Result<()> {
-    parameters(name, ipv6).try_for_each(|(key, value)| sysctl::set(&key, value))
+    parameters(name, ipv6).try_for_each(|(key, value)| sysctl::set(&key, &value))
 }
 
 /// Why no end of a pod's link could be made as it must be: a parameter that differs where interfaces begin, and cannot
