@@ -58,8 +58,13 @@ impl Guards<'_> {
     /// Where what is known turns out to be wrong, it is read anew.
     async fn replace(&mut self, ifname: &str, wanted: BTreeSet<(MacAddr, IpAddr)>) -> Result<()> {
         if self.known.is_some() {
-            match self.write(ifname, &wanted).await {
-                Err(e) if is_gone(e.errno) => *self.known = None,
+            let done = self.write(ifname, &wanted).await;
+            if done.is_err() {
+                // Also where only the answer was lost: what was written would be known to nobody.
+                *self.known = None;
+            }
+            match done {
+                Err(e) if is_gone(e.errno) => {}
                 done => return done,
             }
         }
