@@ -38,15 +38,17 @@ impl Entrant {
             entered,
         };
         let ended = || OpError::plain(format!("the thread that worked in {path} ended early"));
-        self.thread()?.send(job).map_err(|_| ended())?;
-        match entry.recv() {
-            Ok(Ok(())) => result.recv().map_err(|_| ended())?,
-            Ok(Err(e)) => Err(e),
-            Err(_) => {
-                self.jobs = None;
-                Err(ended())
-            }
-        }
+        let sent = self.thread()?.send(job).ok();
+        let done = match sent.and_then(|()| entry.recv().ok()) {
+            Some(Ok(())) => result.recv().ok(),
+            Some(Err(e)) => return Err(e),
+            None => None,
+        };
+        done.unwrap_or_else(|| {
+            // Another takes its place.
+            self.jobs = None;
+            Err(ended())
+        })
     }
 
     /// The thread that is there, or a new one in the caller's namespace.
@@ -82,5 +84,21 @@ fn serve(own: &File, jobs: &Receiver<Job>) {
         if setns(own, CloneFlags::CLONE_NEWNET).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ended_is_replaced() {
+        let mut entrant = Entrant::default();
+        let (jobs, queue) = sync_channel(0);
+        drop(queue);
+        entrant.jobs = Some(jobs);
+        let own = Netns::open("/proc/thread-self/ns/net").unwrap();
+        assert!(entrant.run(&own, || Ok(())).is_err());
+        assert!(entrant.jobs.is_none());
     }
 }
