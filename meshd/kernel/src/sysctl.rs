@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const OWN: &str = "/proc/sys/net";
 /// Where the chart mounts the host's.
@@ -31,8 +32,11 @@ fn path(key: &str) -> PathBuf {
 
 /// Whether the kernel has IPv6. Once it has, it keeps it.
 pub(crate) fn has_ipv6() -> bool {
-    static HAS: OnceLock<()> = OnceLock::new();
-    HAS.get().is_some() || (path("ipv6").exists() && HAS.get_or_init(|| ()) == &())
+    static HAS: AtomicBool = AtomicBool::new(false);
+    if !HAS.load(Ordering::Relaxed) {
+        HAS.store(path("ipv6").exists(), Ordering::Relaxed);
+    }
+    HAS.load(Ordering::Relaxed)
 }
 
 /// A folder of parameters, of the network namespace that its opener was in. To find its way from `/proc/sys/net` the kernel
