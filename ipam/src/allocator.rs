@@ -201,6 +201,12 @@ impl Allocator {
         self.pool(family).counts()
     }
 
+    /// What [`Self::allocate`] says of a family where [`Self::available`] is nothing.
+    #[must_use]
+    pub fn exhausted(&self, family: Family) -> Exhausted {
+        self.pool(family).exhausted(family)
+    }
+
     /// How many addresses of a family can be handed out at once: those of the ranges that are neither in use nor rest.
     #[must_use]
     pub fn available(&self, now: Boot, family: Family) -> u128 {

@@ -1,6 +1,7 @@
 //! Which addresses an ADD gets: those that were asked for, and any for the families that nobody asked about.
 
 use crate::TimerKind;
+use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::requests::{Stage, error};
 use crate::event::{CniCall, RequestId};
@@ -166,15 +167,21 @@ impl NodeAgent {
         if self.is_block_coming(exhausted.family) {
             return self.wait_for(request, Stage::Address);
         }
+        self.refuse_exhausted(now, request, exhausted);
+    }
+
+    /// Answers an ADD that no address is there for: counted, with the numbers, and told of on its pod.
+    fn refuse_exhausted(&mut self, now: Now, request: RequestId, exhausted: Exhausted) {
         *self.counters.exhausted.entry(exhausted.family).or_default() += 1;
         let why = format!("{exhausted}{}", self.kept_told(exhausted.family));
         let full = self.exhausted(now, exhausted.family, &why);
         self.refuse_address(now, request, full);
     }
 
-    /// Answers an ADD that gets no address, and tells of it on its pod.
-    pub(crate) fn refuse_address(&mut self, now: Now, request: RequestId, refused: CniError) {
+    /// Answers an ADD that gets no address, and tells of it on its pod, unless it is only to come again.
+    fn refuse_address(&mut self, now: Now, request: RequestId, refused: CniError) {
         let reason = match refused.code {
+            code::TRY_AGAIN => return self.reply(request, Err(refused)),
             code::EXHAUSTED => PodReason::AddressesExhausted,
             _ => PodReason::AddressRefused,
         };
@@ -184,34 +191,45 @@ impl NodeAgent {
         self.reply(request, Err(refused));
     }
 
-    /// The answer to an ADD for which no address came free in time.
-    pub(crate) fn no_address_in_time(&self, now: Now, add: &Add) -> CniError {
+    /// Answers an ADD for which no address came free in time.
+    pub(crate) fn no_address_in_time(&mut self, now: Now, request: RequestId, add: &Add) {
         let named = self.named_addresses(add).unwrap_or_default();
-        let waited = named
-            .iter()
-            .find(|a| matches!(self.check_named(add, **a), Err(NotGiven::Wait(_))));
+        let again = |what: String| {
+            error(
+                code::TRY_AGAIN,
+                what,
+                "the runtime will try again; see `meshctl status`",
+            )
+        };
         if let Err(NotGiven::Wait(holder)) = self.kept_again(add, &named) {
-            return error(
+            let told = error(
                 code::TRY_AGAIN,
                 format!("{} keeps addresses that {holder}, of the pod's name, has", add.id),
                 "they are its own when that sandbox is gone; the runtime will try again",
             );
+            return self.reply(request, Err(told));
         }
-        match waited {
-            Some(address) => error(
-                code::TRY_AGAIN,
-                format!(
-                    "{} asks for {address}: it is in use, by what is still being taken down",
-                    add.id
-                ),
-                "the runtime will try again; see `meshctl status`",
-            ),
-            None => {
-                let mut families = self.local.overlay.keys();
-                let empty = families.find(|f| self.attachments.allocator.available(now.boot, **f) == 0);
-                let why = "no address is free: those freed a moment ago rest";
-                self.exhausted(now, empty.copied().unwrap_or(Family::V4), why)
-            }
+        let waited = named
+            .iter()
+            .find(|a| matches!(self.check_named(add, **a), Err(NotGiven::Wait(_))));
+        if let Some(address) = waited {
+            let id = &add.id;
+            let told = format!("{id} asks for {address}: it is in use, by what is still being taken down");
+            return self.reply(request, Err(again(told)));
         }
+        let mut families = self.local.overlay.keys().copied();
+        let allocator = &self.attachments.allocator;
+        let Some(family) = families.find(|f| allocator.available(now.boot, *f) == 0) else {
+            let told = format!("{} waited for an address, and one is free only now", add.id);
+            return self.reply(request, Err(again(told)));
+        };
+        let exhausted = allocator.exhausted(family);
+        // One whose claim failed is not known to come.
+        let fails = self.ops.is_in_trouble(&Resource::Claim(family));
+        if !fails && self.is_block_coming(family) {
+            let told = format!("{} waits for a further block of addresses: {exhausted}", add.id);
+            return self.reply(request, Err(again(told)));
+        }
+        self.refuse_exhausted(now, request, exhausted);
     }
 }

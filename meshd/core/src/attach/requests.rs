@@ -159,7 +159,10 @@ impl NodeAgent {
                 "the leases are not loaded yet",
                 "see `meshctl status`",
             ),
-            (CniCall::Add(add), Stage::Address) => self.no_address_in_time(now, add),
+            (CniCall::Add(add), Stage::Address) => {
+                let add = add.clone();
+                return self.no_address_in_time(now, id, &add);
+            }
             (CniCall::Gc(_), _) if let Some(told) = stopped => told,
             (call, _) => {
                 let what = call.attachment().map_or("GC".to_owned(), ToString::to_string);
@@ -171,10 +174,7 @@ impl NodeAgent {
             }
         };
         let attachment = pending.call.attachment().cloned();
-        match pending.stage {
-            Stage::Address => self.refuse_address(now, id, late),
-            _ => self.reply(id, Err(late)),
-        }
+        self.reply(id, Err(late));
         if let Some(attachment) = attachment {
             self.nobody_waits(id, &attachment);
         }

@@ -254,3 +254,20 @@ fn a_pod_is_not_told_whose_the_address_is_that_it_names() {
         "secret"
     );
 }
+
+#[test]
+fn an_add_that_has_but_to_come_again_is_no_event() {
+    let mut world = World::ready(0);
+    add_annotated(&mut world, "old", named(&["10.244.0.77"])).unwrap();
+    world.kernel.failing = Some(("RemovePodLink".into(), 16));
+    world.ask(CniCall::Del(crate::world::attachment("old")));
+    world.run();
+    annotate(&mut world, "new", named(&["10.244.0.77"]));
+    let request = world.ask(CniCall::Add(add("new")));
+    world.wait(Duration::from_secs(11));
+    assert_eq!(
+        world.replies[&request].as_ref().unwrap_err().code,
+        code::TRY_AGAIN
+    );
+    assert_eq!(world.events, []);
+}

@@ -287,6 +287,37 @@ fn an_add_waits_for_a_block_that_is_on_its_way() {
         refused.msg.contains("16 IPv4 blocks") && refused.msg.contains("the last claim failed"),
         "{refused:?}"
     );
+    let counted = world.agent.numbers(world.now).counters.exhausted;
+    assert_eq!(counted.values().sum::<u64>(), 1, "as one that is refused at once");
+}
+
+/// The API server is slow: nothing says that there is no block.
+#[test]
+fn an_add_whose_block_does_not_come_in_time_is_to_come_again() {
+    let mut world = World::new(pool());
+    world.own.as_mut().unwrap().pod_cidrs.clear();
+    world.sync(0);
+    let mut n = 0;
+    let request = loop {
+        world.kube(KubeEvent::PodApplied(pod(&format!("p{n}")).into()));
+        let request = world.ask(CniCall::Add(add(&format!("p{n}"))));
+        while world.run_kernel() || world.run_store() {}
+        n += 1;
+        if !world.replies.contains_key(&request) {
+            break request;
+        }
+    };
+    let (at, _) = world.agent.poll_timeout().unwrap();
+    assert!(at.since(world.now.boot) < Duration::from_secs(10));
+    world.now = world.now + Duration::from_secs(10);
+    world.timeout();
+    let late = world.replies[&request].clone().unwrap_err();
+    assert_eq!(late.code, code::TRY_AGAIN, "{late}");
+    assert!(
+        late.msg.contains("further block") && late.msg.contains("hold "),
+        "{late}"
+    );
+    assert_eq!(world.events, []);
 }
 
 #[test]
