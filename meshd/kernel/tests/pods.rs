@@ -272,6 +272,30 @@ fn a_pods_end_that_somebody_in_the_pod_changed_is_left_to_it() {
     });
 }
 
+/// Multus calls us for a second network without the first's prevResult.
+#[test]
+fn another_interfaces_default_route_is_left_alone() {
+    node("another_interfaces_default_route", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let first = pod(&sandbox, 2);
+        node.apply(AttachPod(first.clone())).await;
+        let mut link = pod(&sandbox, 3);
+        link.id.ifname = "net1".to_owned();
+        let failure = node.try_apply(AttachPod(link)).await.unwrap_err();
+        assert!(
+            failure.message.contains("default route through net1"),
+            "{}",
+            failure.message
+        );
+        assert_eq!(links(&sandbox), ["eth0", "lo"], "nothing is left of it");
+        assert_eq!(ways_out(&sandbox), ["eth0", "eth0"]);
+        // Its own are replaced where they differ.
+        node.apply(AttachPod(PodLink { mtu: 1400, ..first })).await;
+        assert_eq!(ways_out(&sandbox), ["eth0", "eth0"]);
+    });
+}
+
 /// The firewall sees no ARP.
 #[test]
 fn a_pods_arp_is_not_remembered() {

@@ -269,9 +269,18 @@ impl RouteTo {
 
     /// Adds it, replacing one to the same destination.
     pub(crate) fn set(&self) -> MessageBuilder {
+        self.make(REPLACE)
+    }
+
+    /// Adds it; EEXIST if there is one to the same destination.
+    pub(crate) fn add(&self) -> MessageBuilder {
+        self.make(EXCL)
+    }
+
+    fn make(&self, how: u16) -> MessageBuilder {
         let is_v4 = self.dst.is_some_and(|d| d.is_ipv4());
         let scope = if is_v4 { SCOPE_LINK } else { 0 };
-        let mut message = self.begin(NEWROUTE, CREATE | REPLACE, scope);
+        let mut message = self.begin(NEWROUTE, CREATE | how, scope);
         for (kind, address) in [(RTA_GATEWAY, self.gateway), (RTA_PREFSRC, self.source)] {
             if let Some(address) = address {
                 message.append_attr(kind, &octets(address));
@@ -291,6 +300,32 @@ impl RouteTo {
         const ANY: u8 = 255;
         self.begin(DELROUTE, 0, ANY)
     }
+}
+
+/// Asks for all routes of the family of `of`.
+pub(crate) fn dump_routes(of: IpAddr) -> MessageBuilder {
+    let mut message = MessageBuilder::new(GETROUTE, REQUEST | DUMP);
+    message.append_bytes(&[family(of), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    message
+}
+
+/// Whether the route of a dump leads to `dst`, or everywhere where that is none, by this table and out of this interface.
+pub(crate) fn leads(body: &[u8], dst: Option<IpAddr>, table: u32, index: u32) -> bool {
+    const RTA_TABLE: u16 = 15;
+    let found = |wanted: u16| {
+        let mut all = attributes(body.get(12..).unwrap_or_default());
+        all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    };
+    let word = |kind| {
+        found(kind)
+            .and_then(<[u8]>::first_chunk::<4>)
+            .map(|w| u32::from_ne_bytes(*w))
+    };
+    let prefix = dst.map_or(0, |dst| host(dst).prefix());
+    body.get(1) == Some(&prefix)
+        && found(RTA_DST).map(<[u8]>::to_vec) == dst.map(octets)
+        && word(RTA_OIF) == Some(index)
+        && word(RTA_TABLE) == Some(table)
 }
 
 /// Asks by which route the kernel takes packets to the address; answered with what [`is_local`] reads.

@@ -155,14 +155,14 @@ fn fill(socket: &Socket, index: u32, spec: &Inside) -> Result<bool> {
             mtu: None,
             protocol: message::BOOT,
         };
-        batch.push(to.set(), what.as_str());
+        batch.push(to.add(), what.as_str());
         let default = RouteTo {
             dst: None,
             gateway: Some(gateway),
             mtu: Some(spec.mtu),
             ..to
         };
-        batch.push(default.set(), what);
+        batch.push(default.add(), what);
     }
     let mut answers = socket.execute(&batch)?;
     let found = answers.take(2)?.and_then(|body| Link::read(&body));

@@ -2,10 +2,11 @@
 
 use super::{Context, OpError, Result};
 use crate::link::wait_operational;
+use crate::netlink::{Socket, message};
 use crate::{address, neigh, rule, sysctl};
 use meshd_model::attachment::MacAddr;
 use meshd_model::kernel::{Mark, POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink, Rule, TABLE_MAIN};
-use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteMetrics};
+use nlink::netlink::route::{Ipv4Route, Ipv6Route, RouteConfig, RouteMetrics};
 use nlink::{Connection, Route};
 use std::net::IpAddr;
 
@@ -170,37 +171,66 @@ async fn answer_by_itself(conn: &Connection<Route>, index: u32, spec: &Inside, s
 /// route through it.
 async fn default_route(conn: &Connection<Route>, index: u32, spec: &Inside, source: IpAddr) -> Result<()> {
     let table = spec.table(index);
-    let mtu = RouteMetrics::new().mtu(u32::from(spec.mtu));
-    let what = || format!("add the default route through {} in the pod", spec.ifname);
+    let mtu = || RouteMetrics::new().mtu(u32::from(spec.mtu));
     match source {
         IpAddr::V4(source) => {
             neigh::set(conn, index, POD_GATEWAY_V4.into(), spec.host_mac).await?;
-            let gateway = Ipv4Route::from_addr(POD_GATEWAY_V4, 32)
-                .dev_index(index)
-                .table(table)
-                .prefsrc(source);
-            conn.replace_route(gateway).await.doing(what)?;
-            let default = Ipv4Route::default_route()
-                .gateway(POD_GATEWAY_V4)
-                .dev_index(index)
-                .table(table);
-            conn.replace_route(default.prefsrc(source).onlink().metrics(mtu))
-                .await
-                .doing(what)
+            let out = |route: Ipv4Route| route.dev_index(index).table(table).prefsrc(source);
+            let gateway = || out(Ipv4Route::from_addr(POD_GATEWAY_V4, 32));
+            set_route(
+                conn,
+                index,
+                spec,
+                (Some(POD_GATEWAY_V4.into()), POD_GATEWAY_V4.into()),
+                gateway,
+            )
+            .await?;
+            let default = || out(Ipv4Route::default_route().gateway(POD_GATEWAY_V4));
+            let default = || default().onlink().metrics(mtu());
+            set_route(conn, index, spec, (None, POD_GATEWAY_V4.into()), default).await
         }
         IpAddr::V6(_) => {
             neigh::set(conn, index, POD_GATEWAY_V6.into(), spec.host_mac).await?;
-            let gateway = Ipv6Route::from_addr(POD_GATEWAY_V6, 128)
-                .dev_index(index)
-                .table(table);
-            conn.replace_route(gateway).await.doing(what)?;
-            let default = Ipv6Route::default_route()
-                .gateway(POD_GATEWAY_V6)
-                .dev_index(index)
-                .table(table);
-            conn.replace_route(default.onlink().metrics(mtu))
-                .await
-                .doing(what)
+            let out = |route: Ipv6Route| route.dev_index(index).table(table);
+            let gateway = || out(Ipv6Route::from_addr(POD_GATEWAY_V6, 128));
+            set_route(
+                conn,
+                index,
+                spec,
+                (Some(POD_GATEWAY_V6.into()), POD_GATEWAY_V6.into()),
+                gateway,
+            )
+            .await?;
+            let default = || out(Ipv6Route::default_route().gateway(POD_GATEWAY_V6));
+            let default = || default().onlink().metrics(mtu());
+            set_route(conn, index, spec, (None, POD_GATEWAY_V6.into()), default).await
         }
     }
+}
+
+/// Adds a route to `dst`, or the default route, or replaces one out of this very interface. One out of another is another
+/// plugin's.
+async fn set_route<R: RouteConfig>(
+    conn: &Connection<Route>,
+    index: u32,
+    spec: &Inside,
+    (dst, gateway): (Option<IpAddr>, IpAddr),
+    route: impl Fn() -> R,
+) -> Result<()> {
+    let what = || format!("add the default route through {} in the pod", spec.ifname);
+    let taken = match conn.add_route(route()).await {
+        Err(e) if e.is_already_exists() => e,
+        done => return done.doing(what),
+    };
+    let mut is_own = false;
+    let look = |body: &[u8]| is_own |= message::leads(body, dst, spec.table(index), index);
+    Socket::open()?.dump(message::dump_routes(gateway), "list routes in the pod", look)?;
+    if is_own {
+        return conn.replace_route(route()).await.doing(what);
+    }
+    // Without the error's number, which would say that the interface is taken.
+    Err(OpError::plain(format!(
+        "cannot {}: {taken}: another interface has it; hand meshd the other plugin's prevResult",
+        what()
+    )))
 }
