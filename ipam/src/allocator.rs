@@ -220,6 +220,14 @@ impl Allocator {
         self.pool(family).is_occupied(now, self.rest, prefix)
     }
 
+    /// Since when an address is freed, while it rests.
+    #[must_use]
+    pub fn resting_since(&self, now: Boot, address: IpAddr) -> Option<Boot> {
+        let (family, bits) = split(address);
+        let since = self.pool(family).freed_at(bits)?;
+        (now.since(since) < self.rest).then_some(since)
+    }
+
     /// When the rest of the least recently freed address of the ranges is over, which may be past. None if none is
     /// freed.
     #[must_use]

@@ -179,6 +179,11 @@ impl Pool {
         self.known.range(first..=last).any(|(_, since)| rests(since))
     }
 
+    /// Since when it is freed; None if it is in use, or is not known.
+    pub(super) fn freed_at(&self, bits: u128) -> Option<Boot> {
+        self.known.get(&bits).copied().flatten()
+    }
+
     pub(super) fn oldest_freed(&self) -> Option<Boot> {
         self.freed.first().map(|&(since, _)| since)
     }

@@ -17,6 +17,8 @@ use std::net::IpAddr;
 pub(crate) enum NotGiven {
     /// They come free when this attachment is gone.
     Wait(AttachmentId),
+    /// One that is named rests until then from a pod of another namespace.
+    Rests(Boot),
     Exhausted(Exhausted),
     Refused(CniError),
 }
@@ -26,7 +28,7 @@ impl NodeAgent {
     pub(crate) fn choose_addresses(&mut self, now: Now, add: &Add) -> Result<Vec<IpAddr>, NotGiven> {
         let named = self.named_addresses(add).map_err(NotGiven::Refused)?;
         for address in &named {
-            self.check_named(add, *address)?;
+            self.check_named(now, add, *address)?;
         }
         let kept = self.kept_again(add, &named)?;
         let held_back = self.held_back(add).to_vec();
@@ -122,10 +124,14 @@ impl NodeAgent {
         !add.wants.secondary && !self.attachments.has_another(&add.id)
     }
 
-    /// Whether a named address is free.
-    fn check_named(&self, add: &Add, address: IpAddr) -> Result<(), NotGiven> {
+    /// Whether a named address is free, and has rested where it must.
+    fn check_named(&self, now: Now, add: &Add, address: IpAddr) -> Result<(), NotGiven> {
         let Err(refused) = self.attachments.allocator.check_exact(address) else {
-            return Ok(());
+            // A pod of the same namespace that is made again has its address at once; nobody gets what is sent to another's.
+            let namespace = add.pod.as_ref().map_or("", |pod| &pod.namespace);
+            let since = self.attachments.rests_from_another(now.boot, address, namespace);
+            let until = since.map(|since| since + self.config.address_rest);
+            return until.map_or(Ok(()), |until| Err(NotGiven::Rests(until)));
         };
         if self.held_back(add).contains(&address) {
             return Ok(());
@@ -152,6 +158,10 @@ impl NodeAgent {
         let exhausted = match why {
             // It is told when this attachment is gone, or at its deadline.
             NotGiven::Wait(_) => return self.wait_for(request, Stage::Address),
+            NotGiven::Rests(until) => {
+                self.timers.set_no_later(TimerKind::Rest, until);
+                return self.wait_for(request, Stage::Address);
+            }
             NotGiven::Refused(refused) => return self.refuse_address(now, request, refused),
             NotGiven::Exhausted(exhausted) => exhausted,
         };
@@ -209,12 +219,13 @@ impl NodeAgent {
             );
             return self.reply(request, Err(told));
         }
-        let waited = named
-            .iter()
-            .find(|a| matches!(self.check_named(add, **a), Err(NotGiven::Wait(_))));
-        if let Some(address) = waited {
-            let id = &add.id;
-            let told = format!("{id} asks for {address}: it is in use, by what is still being taken down");
+        let waited = named.iter().find_map(|a| match self.check_named(now, add, *a) {
+            Err(NotGiven::Wait(_)) => Some((a, "it is in use, by what is still being taken down")),
+            Err(NotGiven::Rests(..)) => Some((a, "it was another's a moment ago, and rests")),
+            _ => None,
+        });
+        if let Some((address, why)) = waited {
+            let told = format!("{} asks for {address}: {why}", add.id);
             return self.reply(request, Err(again(told)));
         }
         let mut families = self.local.overlay.keys().copied();

@@ -117,6 +117,9 @@ pub(crate) struct Attachments {
     held: BTreeMap<IpAddr, AttachmentId>,
     /// Addresses that interfaces in the kernel have and no attachment holds.
     reserved: BTreeSet<IpAddr>,
+    /// Of which namespace the last pod was that had an address which rests, by when it was freed.
+    #[serde(default)]
+    last_namespaces: BTreeMap<(Boot, IpAddr), String>,
     /// Interfaces that no attachment explains, and since when without a break.
     #[serde(default)]
     pub(crate) orphans: BTreeMap<String, Boot>,
@@ -134,6 +137,7 @@ impl Attachments {
             allocator,
             held: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            last_namespaces: BTreeMap::new(),
             orphans: BTreeMap::new(),
         }
     }
@@ -275,10 +279,27 @@ impl Attachments {
                 self.held.remove(address);
                 if !kept.contains(address) {
                     self.allocator.release(freed, *address);
+                    let namespace = attachment.lease.pod.as_ref().map(|pod| pod.namespace.clone());
+                    let key = (freed, *address);
+                    self.last_namespaces.insert(key, namespace.unwrap_or_default());
                 }
             }
         }
+        while let Some(oldest) = self.last_namespaces.first_entry() {
+            let (since, address) = *oldest.key();
+            if self.allocator.resting_since(freed, address) == Some(since) {
+                break;
+            }
+            oldest.remove();
+        }
         Some(attachment)
+    }
+
+    /// Since when an address rests from a pod that was not of this namespace, as far as is known.
+    pub(crate) fn rests_from_another(&self, now: Boot, address: IpAddr, namespace: &str) -> Option<Boot> {
+        let since = self.allocator.resting_since(now, address)?;
+        let last = self.last_namespaces.get(&(since, address));
+        last.is_none_or(|last| last != namespace).then_some(since)
     }
 
     /// Keeps addresses that interfaces have, and no attachment holds, from being handed out until they are gone.

@@ -3,7 +3,7 @@
 use crate::world::{World, add, config, pod};
 use meshd_core::{CniCall, Config, Ipam, KubeEvent, PodReason};
 use meshd_model::cni::{Added, CniError, code};
-use meshd_model::{PodMeta, PodWants};
+use meshd_model::{PodMeta, PodRef, PodWants};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -270,4 +270,38 @@ fn an_add_that_has_but_to_come_again_is_no_event() {
         code::TRY_AGAIN
     );
     assert_eq!(world.events, []);
+}
+
+/// What is still sent to the last holder reaches nobody who names its address.
+#[test]
+fn a_named_address_that_was_another_namespaces_has_rested() {
+    for (namespace, rests) in [("default", false), ("another", true)] {
+        let mut world = World::ready(0);
+        add_annotated(&mut world, "old", named(&["10.244.0.77"])).unwrap();
+        world.del("old").unwrap();
+        let mut new = add("new");
+        let pod = PodRef {
+            namespace: namespace.into(),
+            ..pod("new")
+        };
+        new.pod = Some(pod.clone());
+        let wants = named(&["10.244.0.77"]);
+        world.kube(KubeEvent::PodApplied(PodMeta { pod, wants }));
+        let request = world.ask(CniCall::Add(new.clone()));
+        world.run();
+        assert_eq!(world.replies.contains_key(&request), !rests, "{namespace}");
+        world.wait(Duration::from_secs(11));
+        if rests {
+            let told = world.replies[&request].clone().unwrap_err();
+            assert_eq!(told.code, code::TRY_AGAIN);
+            assert!(told.msg.contains("rests"), "{told}");
+            world.wait(Duration::from_secs(10));
+            let request = world.ask(CniCall::Add(new));
+            world.wait(Duration::from_secs(9));
+            assert!(world.replies[&request].is_ok(), "{:?}", world.replies[&request]);
+        } else {
+            assert!(world.replies[&request].is_ok());
+        }
+        world.assert_quiescent();
+    }
 }
