@@ -272,6 +272,27 @@ fn a_pods_end_that_somebody_in_the_pod_changed_is_left_to_it() {
     });
 }
 
+/// Below 1280 an interface has no IPv6 at all.
+#[test]
+fn a_pod_without_ipv6_has_any_mtu_also_while_it_runs() {
+    node("a_pod_without_ipv6_has_any_mtu", |mut node| async move {
+        with_device(&mut node).await;
+        let sandbox = Sandbox::new();
+        let mut link = pod(&sandbox, 2);
+        link.addresses.truncate(1);
+        for mtu in [1220, 1420, 1230] {
+            link.mtu = mtu;
+            node.apply(AttachPod(link.clone())).await;
+            assert_eq!(node.observe().await.pod_links["mshp2"].mtu, mtu);
+            let inside = sandbox
+                .netlink(|conn| async move { conn.get_link_by_name("eth0").await.unwrap().unwrap().mtu() });
+            assert_eq!(inside, Some(mtu.into()));
+        }
+        sandbox.echo("0.0.0.0:7000");
+        assert!(ask(socket(link.addresses[0], 7000)));
+    });
+}
+
 /// Multus calls us for a second network without the first's prevResult.
 #[test]
 fn another_interfaces_default_route_is_left_alone() {

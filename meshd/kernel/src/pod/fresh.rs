@@ -18,7 +18,6 @@ use crate::netlink::message::{self, Link, RouteTo};
 use crate::netlink::veth::{self, End};
 use crate::netlink::{Batch, Socket};
 use crate::netns::Netns;
-use crate::sysctl;
 use meshd_model::kernel::{POD_GATEWAY_V4, POD_GATEWAY_V6, PodLink, ROUTE_PROTOCOL};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -78,7 +77,7 @@ fn pair(socket: &Socket, netns: &Netns, link: &PodLink) -> Result<(Link, Result<
         veth::create(&host, &pod, netns.as_fd(), link.mtu),
         what_is_made(link),
     );
-    let quiet = sysctl::has_ipv6();
+    let quiet = host::carries_ipv6(link);
     batch.push(
         message::parameters(name, &host::numbered(), quiet),
         format!("set the parameters of {name}"),
@@ -115,7 +114,7 @@ fn finish(
     let Some(index) = host.peer.filter(|_| !link.secondary) else {
         return Ok(false);
     };
-    host::ipv6_sysctls(&link.host_ifname)?;
+    host::ipv6_sysctls(link)?;
     let inside = Inside::of(link);
     let pod = entrant.run(netns, move || {
         let socket = Socket::open()?;

@@ -18,7 +18,7 @@ pub(super) async fn configure(conn: &Connection<Route>, index: u32, link: &PodLi
         .await
         .doing(|| format!("set the MTU of {name} to {}", link.mtu))?;
     // No link-local address: the host's end sends nothing of its own.
-    let ipv6 = sysctl::has_ipv6();
+    let ipv6 = carries_ipv6(link);
     if ipv6 {
         let quiet = conn.set_addr_gen_mode_by_index(index, AddrGenMode::None).await;
         quiet.doing(|| format!("keep {name} without a link-local address"))?;
@@ -27,6 +27,12 @@ pub(super) async fn configure(conn: &Connection<Route>, index: u32, link: &PodLi
     conn.set_link_up_by_index(index)
         .await
         .doing(|| format!("set {name} up"))
+}
+
+/// Whether the kernel has parameters of IPv6 for the end: below the least MTU of IPv6 (RFC 8200) it has none.
+pub(super) fn carries_ipv6(link: &PodLink) -> bool {
+    const MTU_MIN: u16 = 1280;
+    sysctl::has_ipv6() && link.mtu >= MTU_MIN
 }
 
 /// Another hand may have changed it. It is set back, and no new pair is made: such a hand gives every new interface a MAC.
@@ -68,11 +74,11 @@ pub(super) fn numbered() -> [(u16, u32); V4.len()] {
 }
 
 /// Sets those of IPv6, for which there are no messages.
-pub(super) fn ipv6_sysctls(name: &str) -> Result<()> {
-    if !sysctl::has_ipv6() {
+pub(super) fn ipv6_sysctls(link: &PodLink) -> Result<()> {
+    if !carries_ipv6(link) {
         return Ok(());
     }
-    let folder = sysctl::Folder::open(&format!("ipv6/conf/{name}"))?;
+    let folder = sysctl::Folder::open(&format!("ipv6/conf/{}", link.host_ifname))?;
     V6.iter().try_for_each(|(key, value)| folder.set(key, value))
 }
 
