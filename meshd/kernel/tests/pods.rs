@@ -606,7 +606,7 @@ fn check_of(link: &PodLink) -> Check {
         } else {
             routes.to_vec()
         },
-        host: None,
+        host: Some((link.host_ifname.clone(), Some(link.host_mac))),
     }
 }
 
@@ -651,6 +651,17 @@ fn a_look_finds_nothing_after_add_and_names_what_differs_later() {
                 found.iter().any(|line| line.contains(what)),
                 "{what} of {found:?}"
             );
+        }
+        let host = index(&node, &first.host_ifname).await;
+        node.conn
+            .set_link_address_by_index(host, [2, 0, 0, 0, 9, 9])
+            .await
+            .unwrap();
+        node.conn.set_link_down_by_index(host).await.unwrap();
+        let found = meshd_kernel::differences(&check).await.unwrap();
+        for what in ["is down", "has another MAC than 02:00:00:00:01:02"] {
+            let line = format!("interface {} {what}", first.host_ifname);
+            assert!(found.contains(&line), "{line} of {found:?}");
         }
         let second = meshd_kernel::differences(&check_of(&second)).await;
         assert_eq!(second, Ok(Vec::new()), "the other interface is as it was");

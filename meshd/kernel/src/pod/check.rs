@@ -33,6 +33,14 @@ async fn look(check: Check) -> Result<Vec<String>> {
         .iter()
         .filter_map(|(key, wanted)| parameter(&format!("ipv4/conf/{host_ifname}/{key}"), wanted))
         .collect();
+    if !host.is_up() {
+        found.push(format!("interface {host_ifname} is down"));
+    }
+    // The last observation may be from before somebody gave it another.
+    let mac = check.host.as_ref().and_then(|(_, mac)| *mac);
+    if let Some(mac) = mac.filter(|mac| host.address() != Some(&mac.0[..])) {
+        found.push(format!("interface {host_ifname} has another MAC than {mac}"));
+    }
     let mtu = host.mtu();
     let netns = Netns::open(&check.netns)?;
     found.extend(netns.run(move || inside(check, mtu)).await?);
