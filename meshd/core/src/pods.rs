@@ -14,6 +14,9 @@ pub(crate) struct Pods {
     /// Of those whose annotations ask for something.
     #[serde(default)]
     wants: BTreeMap<PodRef, PodWants>,
+    /// Mirrors of static pods by their own UID: what they stand for may be changed, and then no longer what it was.
+    #[serde(default)]
+    mirrors: BTreeMap<String, PodRef>,
     /// While a list runs: the pods that it has not named yet.
     unnamed: Option<BTreeSet<PodRef>>,
     synced: bool,
@@ -44,7 +47,19 @@ impl Pods {
     }
 
     pub(crate) fn apply(&mut self, meta: PodMeta) {
-        let PodMeta { pod, wants } = meta;
+        let PodMeta { pod, wants, mirror } = meta;
+        if !mirror.is_empty()
+            && let Some(former) = self
+                .mirrors
+                .get(&mirror)
+                .filter(|former| **former != pod)
+                .cloned()
+        {
+            self.delete(&former);
+        }
+        if !mirror.is_empty() {
+            self.mirrors.insert(mirror, pod.clone());
+        }
         if wants.is_empty() {
             self.wants.remove(&pod);
         } else {
@@ -61,6 +76,7 @@ impl Pods {
 
     pub(crate) fn delete(&mut self, pod: &PodRef) {
         self.wants.remove(pod);
+        self.mirrors.retain(|_, of| of != pod);
         let name = (pod.namespace.clone(), pod.name.clone());
         if let Some(uids) = self.uids.get_mut(&name) {
             uids.remove(&pod.uid);
@@ -100,6 +116,25 @@ mod tests {
             name: name.into(),
             uid: uid.into(),
         }
+    }
+
+    #[test]
+    fn a_mirror_stands_for_one_pod_at_a_time() {
+        let mut pods = Pods::default();
+        for n in 0..1000 {
+            pods.apply(PodMeta {
+                mirror: "object".into(),
+                ..pod("a", &format!("{n:032x}")).into()
+            });
+        }
+        let last = pod("a", &format!("{:032x}", 999));
+        assert!(pods.has(&last));
+        assert_eq!(
+            (pods.uids.values().next().map(BTreeSet::len), pods.mirrors.len()),
+            (Some(1), 1)
+        );
+        pods.delete(&last);
+        assert!(pods.uids.is_empty() && pods.mirrors.is_empty());
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct PodMeta {
     /// What it asks for.
     #[serde(default, skip_serializing_if = "PodWants::is_empty")]
     pub wants: PodWants,
+    /// `metadata.uid` of the mirror of a static pod, which the runtime knows by another UID; empty for others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mirror: String,
 }
 
 /// What a pod's annotations ask for.
@@ -57,6 +60,7 @@ impl From<PodRef> for PodMeta {
         Self {
             pod,
             wants: PodWants::default(),
+            mirror: String::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ fn annotate(world: &mut World, name: &str, wants: PodWants) {
     world.kube(KubeEvent::PodApplied(PodMeta {
         pod: pod(name),
         wants,
+        mirror: String::new(),
     }));
 }
 

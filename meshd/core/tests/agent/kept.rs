@@ -19,6 +19,7 @@ pub(crate) fn sandbox(world: &mut World, container: &str, uid: &str, wants: PodW
     world.kube(KubeEvent::PodApplied(PodMeta {
         pod: pod.clone(),
         wants,
+        mirror: String::new(),
     }));
     Add {
         pod: Some(pod),

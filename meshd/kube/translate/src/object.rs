@@ -15,6 +15,8 @@ pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// The static pod's own UID (`ConfigHashAnnotationKey`).
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Longest UID of a static pod: a kubelet's hash has 32 digits, a UUID of a manifest 36 characters.
+const UID_MAX: usize = 64;
 
 /// Why an object of the API server cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,7 +119,13 @@ fn network_unavailable(node: &Node) -> bool {
 pub fn pod_ref(pod: &Pod) -> Result<PodRef, ObjectProblem> {
     let meta = &pod.metadata;
     let annotation = |key| meta.annotations.as_ref().and_then(|a| a.get(key));
-    let static_uid = annotation(CONFIG_MIRROR).and(annotation(CONFIG_HASH));
+    // Whoever may write the pod may write the annotation: what no kubelet writes is not remembered as a UID.
+    let is_uid = |text: &&String| {
+        (1..=UID_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+    };
+    let static_uid = annotation(CONFIG_MIRROR)
+        .and(annotation(CONFIG_HASH))
+        .filter(is_uid);
     Ok(PodRef {
         namespace: text("Pod", meta, "metadata.namespace", meta.namespace.as_deref())?,
         name: text("Pod", meta, "metadata.name", meta.name.as_deref())?,

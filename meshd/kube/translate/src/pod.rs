@@ -38,9 +38,13 @@ pub fn pod_meta(pod: &Pod) -> Result<PodMeta, ObjectProblem> {
             wants.problem.get_or_insert(problem(KEEP_ADDRESS, text, reason));
         }
     }
+    let of = pod_ref(pod)?;
+    let object = pod.metadata.uid.clone().unwrap_or_default();
+    let mirror = if object == of.uid { String::new() } else { object };
     Ok(PodMeta {
-        pod: pod_ref(pod)?,
+        pod: of,
         wants,
+        mirror,
     })
 }
 

@@ -166,6 +166,10 @@ fn a_static_pod_is_known_by_the_uid_that_its_runtime_knows() {
     let hash = "d41d8cd98f00b204e9800998ecf8427e";
     let mirror = json!({"kubernetes.io/config.mirror": hash, "kubernetes.io/config.hash": hash, "kubernetes.io/config.source": "file"});
     assert_eq!(uid(mirror), hash);
+    for wrong in ["x".repeat(32), "a".repeat(65), String::new()] {
+        let mirror = json!({"kubernetes.io/config.mirror": hash, "kubernetes.io/config.hash": wrong});
+        assert_eq!(uid(mirror), "u", "{wrong:?} is no UID");
+    }
     assert_eq!(uid(json!({})), "u");
     assert_eq!(uid(json!({"kubernetes.io/config.hash": hash})), "u", "no mirror");
 }
