@@ -154,6 +154,7 @@ impl NodeAgent {
             Err(refused) => return self.reply(request, Err(refused)),
         };
         let may_keep = self.may_keep(&add);
+        let secondary = add.wants.secondary || self.attachments.has_another(&add.id);
         let (cidrs, families) = (&self.local.cidrs, self.local.overlay.len());
         let Some(attachment) = self.attachments.get_mut(&add.id) else {
             return;
@@ -169,6 +170,8 @@ impl NodeAgent {
             attachment.lease.netns.clone_from(&add.netns);
             attachment.lease.pod.clone_from(&add.pod);
             attachment.lease.token = add.token;
+            attachment.lease.secondary = secondary;
+            attachment.lease.network.clone_from(&add.network);
             attachment.lease.mac = add.wants.mac.unwrap_or(macs(&add.id).1);
             attachment.state = State::Adding {
                 step: AddStep::Record,

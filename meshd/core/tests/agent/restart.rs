@@ -256,6 +256,29 @@ fn a_repeated_add_is_answered_once_the_node_is_known_again() {
     world.assert_quiescent();
 }
 
+/// The runtime may ask for something else than the caller did whose daemon died.
+#[test]
+fn a_half_done_add_is_finished_as_its_retry_asks() {
+    let mut world = World::ready(0);
+    world.add("web").unwrap();
+    let halve = |lease: &mut meshd_model::Lease| lease.phase = LeasePhase::Adding;
+    world.leases.values_mut().for_each(halve);
+    world.restart();
+    world.sync(0);
+    world.see_pod("web");
+    let mut again = add("web");
+    again.wants.secondary = true;
+    again.network = "other".into();
+    again.token = 9;
+    let added = world.answer(CniCall::Add(again)).unwrap().unwrap();
+    assert!(added.secondary);
+    let lease = world.leases.values().next().unwrap();
+    assert_eq!(
+        (lease.secondary, lease.network.as_str(), lease.token),
+        (true, "other", 9)
+    );
+}
+
 #[test]
 fn a_deletion_that_was_cut_off_goes_on() {
     let mut world = World::ready(0);
