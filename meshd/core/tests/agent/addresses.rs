@@ -287,7 +287,10 @@ fn a_named_address_that_was_another_namespaces_has_rested() {
         };
         new.pod = Some(pod.clone());
         let wants = named(&["10.244.0.77"]);
-        world.kube(KubeEvent::PodApplied(PodMeta { pod, wants }));
+        world.kube(KubeEvent::PodApplied(PodMeta {
+            wants,
+            ..PodMeta::from(pod)
+        }));
         let request = world.ask(CniCall::Add(new.clone()));
         world.run();
         assert_eq!(world.replies.contains_key(&request), !rests, "{namespace}");
