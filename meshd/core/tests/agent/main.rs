@@ -4,6 +4,7 @@ mod addresses;
 mod basics;
 mod blocks;
 mod cni;
+mod cni_status;
 mod collect;
 mod cost;
 mod firewall;
