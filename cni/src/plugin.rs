@@ -15,7 +15,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What an invocation ends with.
 #[derive(Clone, Debug, PartialEq)]
@@ -199,14 +199,11 @@ fn gc(config: Config, deadline: Instant) -> Result<Option<Value>, CniError> {
     )?)
 }
 
-/// How long a daemon that is not there, or not ready, is waited for: it is restarted in less, and a runtime that hears 50
-/// turns the node NotReady, which takes its pods out of their Services.
-const STATUS_PATIENCE: Duration = Duration::from_secs(3);
-
-/// No daemon to ask is as good an answer as its own.
+/// No daemon to ask is as good an answer as its own; but first it is waited for, by the deadline, as is one that is not
+/// ready. It may be restarted, and a runtime that hears 50 turns the node NotReady, which takes its pods out of their
+/// Services.
 fn status(config: &Config, deadline: Instant) -> Result<Option<Value>, CniError> {
     since(Version::V1_1_0, "STATUS", config)?;
-    let until = deadline.min(Instant::now() + STATUS_PATIENCE);
     loop {
         let asked = client::exchange_once(&config.socket, &Call::CniStatus, deadline);
         let answered = asked.map_err(|failure| failure.at(&config.socket)).and_then(done);
@@ -216,7 +213,7 @@ fn status(config: &Config, deadline: Instant) -> Result<Option<Value>, CniError>
         if error.code == code::TRY_AGAIN {
             error.code = code::NOT_AVAILABLE;
         }
-        if error.code != code::NOT_AVAILABLE || Instant::now() + client::PAUSE >= until {
+        if error.code != code::NOT_AVAILABLE || Instant::now() + client::PAUSE >= deadline {
             return Err(error);
         }
         std::thread::sleep(client::PAUSE);
