@@ -19,11 +19,13 @@ impl NodeAgent {
         Err(error(code, why, "`meshctl status` says what to do"))
     }
 
-    /// Whether pods run here, as far as is known, without what carries their packets or keeps them closed.
+    /// Whether pods run here, as far as is known, without what carries their packets or keeps them closed. What that is a
+    /// daemon that has just started does not know before it has seen its Node: the one before it has left all in place.
     fn may_hurt_pods(&self) -> bool {
         let runs = |a: &crate::attach::table::Attachment| matches!(a.state, State::Ready);
         let in_force = self.is_fail_closed() && self.is_device_settled() && self.has_rules();
-        self.observed.seen && !in_force && self.attachments.iter().any(|(_, a)| runs(a))
+        let knows = self.observed.seen && self.own.node.is_some();
+        knows && !in_force && self.attachments.iter().any(|(_, a)| runs(a))
     }
 
     /// The first thing that ADD lacks. The API server does not count once it has been heard of everything.
