@@ -204,18 +204,25 @@ fn gc(config: Config, deadline: Instant) -> Result<Option<Value>, CniError> {
 /// Services.
 fn status(config: &Config, deadline: Instant) -> Result<Option<Value>, CniError> {
     since(Version::V1_1_0, "STATUS", config)?;
+    let mut refused = None;
     loop {
-        let asked = client::exchange_once(&config.socket, &Call::CniStatus, deadline);
-        let answered = asked.map_err(|failure| failure.at(&config.socket)).and_then(done);
-        let Err(mut error) = answered else {
-            return answered;
+        let mut error = match client::exchange_once(&config.socket, &Call::CniStatus, deadline) {
+            Ok(Response::Error(error)) => error,
+            Ok(response) => return done(response),
+            Err(failure) => match (failure, refused.take()) {
+                // It said more before.
+                (Failure::Silent, Some(before)) => before,
+                (failure, _) => failure.at(&config.socket),
+            },
         };
         if error.code == code::TRY_AGAIN {
             error.code = code::NOT_AVAILABLE;
         }
-        if error.code != code::NOT_AVAILABLE || Instant::now() + client::PAUSE >= deadline {
+        let may_pass = matches!(error.code, code::NOT_AVAILABLE | code::HURT);
+        if !may_pass || Instant::now() + client::PAUSE >= deadline {
             return Err(error);
         }
+        refused = Some(error);
         std::thread::sleep(client::PAUSE);
     }
 }

@@ -239,8 +239,10 @@ fn status() {
             msg: "the WireGuard device is not up".to_owned(),
             details: "see meshctl status".to_owned(),
         }));
-        let config = with(daemon.config(), &json!({ "cniVersion": "1.1.0" }));
-        run_with(&variables, config.to_string().as_bytes()).failed(code);
+        let keys = json!({ "cniVersion": "1.1.0", "timeoutSeconds": 0.3 });
+        let config = with(daemon.config(), &keys);
+        let error = run_with(&variables, config.to_string().as_bytes()).failed(code);
+        assert_eq!(error["msg"], "the WireGuard device is not up");
     }
 }
 
