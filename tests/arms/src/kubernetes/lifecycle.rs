@@ -123,6 +123,7 @@ fn new_pod_starts(cluster: &mut Cluster, node: &NodeName) -> Result<()> {
 
 /// A rolling upgrade to another image and the rollback: nothing is lost while both versions are in the mesh.
 pub(super) fn upgrade(cluster: &mut Cluster) -> Result<()> {
+    let before = nodes_not_ready(cluster)?;
     let next = Image::build("arm-next", cluster.folder.path())?;
     cluster.arm.lab().load(&next)?;
     let now = cluster.image.clone();
@@ -132,7 +133,25 @@ pub(super) fn upgrade(cluster: &mut Cluster) -> Result<()> {
             .with_context(|| format!("the {what}"))?;
         new_pods_are_reached(cluster, &pods, &format!("after-{what}"))?;
     }
+    let after = nodes_not_ready(cluster)?;
+    ensure!(after == before, "a node became NotReady meanwhile: {after}");
     cluster.arm.delete_pods(&pods)
+}
+
+/// What Kubernetes tells of nodes that became NotReady, which takes their pods out of their Services.
+fn nodes_not_ready(cluster: &mut Cluster) -> Result<String> {
+    let fields = "custom-columns=NODE:.involvedObject.name,LAST:.lastTimestamp,COUNT:.count";
+    let only = [
+        "--field-selector",
+        "reason=NodeNotReady",
+        "--no-headers",
+        "-o",
+        fields,
+    ];
+    cluster
+        .arm
+        .lab()
+        .kubectl(&[&["get", "events", "-A"], only.as_slice()].concat())
 }
 
 /// A new pod on every node, in the middle of others.
