@@ -90,7 +90,13 @@ fn addresses(registry: &mut Registry, numbers: &Numbers) {
     let help = "ADDs that were refused because no address was free";
     registry.register("ipam_exhausted", help, exhausted);
     let collected = Metrics::<Label, Counter>::default();
-    for why in [Abandoned::Namespace, Abandoned::HalfDone, Abandoned::Pod] {
+    let reasons = [
+        Abandoned::Namespace,
+        Abandoned::HalfDone,
+        Abandoned::Pod,
+        Abandoned::Replaced,
+    ];
+    for why in reasons {
         let count = numbers.counters.collected.get(&why);
         let counter = collected.get_or_create_owned(&[("reason", reason(why))]);
         counter.inc_by(count.copied().unwrap_or_default());
@@ -134,5 +140,6 @@ fn reason(why: Abandoned) -> &'static str {
         Abandoned::Namespace => "namespace",
         Abandoned::HalfDone => "half-done-add",
         Abandoned::Pod => "pod",
+        Abandoned::Replaced => "replaced",
     }
 }

@@ -113,6 +113,7 @@ impl NodeAgent {
             );
             return self.reply(request, Err(clash));
         }
+        self.note_successor(now, &add);
         let addresses = match self.choose_addresses(now, &add) {
             Ok(addresses) => addresses,
             Err(why) => return self.no_address(now, request, why),

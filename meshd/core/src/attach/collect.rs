@@ -6,7 +6,10 @@
 //!   does not matter; another sandbox of it has an attachment of its own;
 //! - its ADD was cut off by the end of a former daemon, and nobody has sent it again: no ADD of it has ever succeeded;
 //! - the API server, which is there, shows that its pod is gone, while the namespace is still there. The kubelet may be
-//!   about to take the sandbox down, so this has ten times the grace.
+//!   about to take the sandbox down, so this has ten times the grace;
+//! - another container of the same pod has an attachment of that interface's name, or was just asked for: a runtime that has
+//!   lost its state without a reboot makes new sandboxes beside the old ones' namespaces. Ten times the grace as well. Which
+//!   one is the newer is not stored: of two from before the agent started, both stay while the pod does.
 //!
 //! An interface that no lease explains is treated like these: it goes after the grace, ten times that while its other end
 //! is up.
@@ -19,6 +22,7 @@ use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::table::{Attachment, DelStep, State};
 use crate::problems::problem;
+use meshd_model::cni::Add;
 use meshd_model::status::Problem;
 use meshd_model::{AttachmentId, Boot, Now};
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,8 @@ use std::time::Duration;
 
 /// How much longer the grace is while the namespace is still there.
 const PATIENCE: u32 = 10;
+/// For so long an ADD that failed counts as asked for: a kubelet whose sandbox fails makes another one well within it.
+const ASKED_FOR: Duration = Duration::from_secs(120);
 
 /// Why an attachment looks abandoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,6 +42,18 @@ pub enum Abandoned {
     HalfDone,
     /// Its pod is gone at the API server.
     Pod,
+    /// Another sandbox of its pod was made in its place.
+    Replaced,
+}
+
+impl Abandoned {
+    /// Its namespace may be there, and somebody about to take it down.
+    fn patience(self) -> u32 {
+        match self {
+            Abandoned::Namespace | Abandoned::HalfDone => 1,
+            Abandoned::Pod | Abandoned::Replaced => PATIENCE,
+        }
+    }
 }
 
 impl NodeAgent {
@@ -49,7 +67,7 @@ impl NodeAgent {
         let looks: Vec<(AttachmentId, Option<Abandoned>)> = self
             .attachments
             .iter()
-            .map(|(id, a)| (id, a, self.looks_abandoned(a)))
+            .map(|(id, a)| (id, a, self.looks_abandoned(now, a)))
             .filter(|(_, a, why)| why.is_some() || a.abandoned.is_some())
             .map(|(id, _, why)| (id.clone(), why))
             .collect();
@@ -106,11 +124,25 @@ impl NodeAgent {
         }));
     }
 
-    fn looks_abandoned(&self, attachment: &Attachment) -> Option<Abandoned> {
+    /// Notes that the pod of this ADD, which has no attachment yet, is given another sandbox than it had.
+    pub(crate) fn note_successor(&mut self, now: Now, add: &Add) {
+        if self.attachments.note_successor(now.boot, add) {
+            self.timers.set_no_later(TimerKind::Collect, now.boot);
+        }
+    }
+
+    fn looks_abandoned(&self, now: Now, attachment: &Attachment) -> Option<Abandoned> {
         let is_pod_gone = || {
             let known = self.pods.is_synced() && self.api_away.is_none();
             let pod = attachment.lease.pod.as_ref().filter(|_| known);
             pod.is_some_and(|pod| !self.pods.has(pod))
+        };
+        let is_replaced = || {
+            let successor = attachment.successor.as_ref();
+            successor.is_some_and(|(id, asked)| {
+                let there = self.attachments.get(id);
+                there.is_some_and(|a| !a.state.is_deleting()) || now.boot.since(*asked) < ASKED_FOR
+            })
         };
         match attachment.state {
             State::HalfDone => Some(Abandoned::HalfDone),
@@ -119,7 +151,8 @@ impl NodeAgent {
                 if attachment.netns_gone && self.observed.seen && link.is_none() {
                     Some(Abandoned::Namespace)
                 } else {
-                    is_pod_gone().then_some(Abandoned::Pod)
+                    let replaced = || is_replaced().then_some(Abandoned::Replaced);
+                    is_pod_gone().then_some(Abandoned::Pod).or_else(replaced)
                 }
             }
             State::Adding { .. } | State::Deleting { .. } => None,
@@ -136,7 +169,7 @@ impl NodeAgent {
         };
         attachment.abandoned = why.map(|why| (why, since));
         let Some(why) = why else { return };
-        let due: Boot = since + grace * if why == Abandoned::Pod { PATIENCE } else { 1 };
+        let due: Boot = since + grace * why.patience();
         if now.boot < due {
             return self.timers.set_no_later(TimerKind::Collect, due);
         }

@@ -4,7 +4,7 @@ use crate::attach::collect::Abandoned;
 use crate::event::RequestId;
 use ipnetwork::IpNetwork;
 use meshd_ipam::Allocator;
-use meshd_model::cni::CniError;
+use meshd_model::cni::{Add, CniError};
 use meshd_model::kernel::PodLinkState;
 use meshd_model::{AttachmentId, Boot, Lease, LeasePhase};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ pub(crate) struct Attachment {
     /// Why it looks abandoned, and since when without a break.
     #[serde(default)]
     pub(crate) abandoned: Option<(Abandoned, Boot)>,
+    /// The newest ADD of its pod for this interface that was of another container, and when it was asked for last.
+    #[serde(default)]
+    pub(crate) successor: Option<(AttachmentId, Boot)>,
 }
 
 impl Attachment {
@@ -178,6 +181,23 @@ impl Attachments {
             .any(|(other, state)| other != id && !matches!(state, State::Deleting { .. }))
     }
 
+    /// Notes with the other attachments of this ADD's pod and interface that it comes after them; says whether there are
+    /// any. A pod without UID may be another of the same name.
+    pub(crate) fn note_successor(&mut self, now: Boot, add: &Add) -> bool {
+        let Some(pod) = add.pod.as_ref().filter(|pod| !pod.uid.is_empty()) else {
+            return false;
+        };
+        let mut any = false;
+        for (id, attachment) in &mut self.by_id {
+            let is_its = attachment.lease.pod.as_ref().is_some_and(|p| p.uid == pod.uid);
+            if is_its && id.ifname == add.id.ifname && id.container_id != add.id.container_id {
+                attachment.successor = Some((add.id.clone(), now));
+                any = true;
+            }
+        }
+        any
+    }
+
     /// How many links are being deleted, their pods cut off.
     pub(crate) fn vanishing(&self) -> usize {
         let is_vanishing =
@@ -238,6 +258,7 @@ impl Attachments {
             host_addresses: None,
             netns_gone: false,
             abandoned: None,
+            successor: None,
         };
         let before = self.by_id.insert(id, attachment);
         assert!(before.is_none(), "an attachment was replaced by another");

@@ -3,7 +3,7 @@
 use crate::world::{World, add, attachment, config, pod};
 use meshd_core::{CniCall, CniEvent, Config, Event, Ipam, KubeEvent};
 use meshd_model::cni::{Gc, code};
-use meshd_model::{AttachmentId, LeasePhase};
+use meshd_model::{AttachmentId, LeasePhase, PodRef};
 use std::time::Duration;
 
 const GRACE: Duration = Duration::from_secs(60);
@@ -196,6 +196,60 @@ fn a_sandbox_that_is_made_again_keeps_its_attachment() {
     remove_namespace(&mut world, "a");
     world.wait(GRACE * 20);
     assert_eq!(left(&world), ["a2"]);
+}
+
+/// The runtime has lost its state, and namespaces and links stay: nobody will send a DEL of the sandbox before.
+#[test]
+fn a_sandbox_in_whose_place_another_was_made_has_ten_times_the_grace() {
+    let mut world = with(&["a", "b"]);
+    let mut again = add("a");
+    again.id.container_id = "a2".into();
+    again.netns = "/run/netns/a2".into();
+    world.answer(CniCall::Add(again)).unwrap();
+    world.wait(GRACE * 9);
+    assert_eq!(
+        left(&world),
+        ["a", "a2", "b"],
+        "the runtime may still send its DEL"
+    );
+    world.wait(GRACE * 2);
+    assert_eq!(left(&world), ["a2", "b"]);
+    world.wait(GRACE * 30);
+    assert_eq!(left(&world), ["a2", "b"]);
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_sandbox_whose_successor_is_gone_again_and_a_further_interface_are_left() {
+    let mut world = with(&["a"]);
+    let mut again = add("a");
+    again.id.container_id = "a2".into();
+    again.netns = "/run/netns/a2".into();
+    world.answer(CniCall::Add(again)).unwrap();
+    let mut further = add("a");
+    further.id.ifname = "net1".into();
+    world.answer(CniCall::Add(further)).unwrap();
+    world.wait(GRACE);
+    world.del("a2").unwrap();
+    world.wait(GRACE * 30);
+    assert_eq!(left(&world), ["a", "a"]);
+}
+
+/// Runtimes that send no UID: two pods of one name may be two pods.
+#[test]
+fn a_sandbox_of_a_pod_without_uid_is_not_replaced() {
+    let mut world = World::ready(0);
+    world.see_pod("a");
+    for name in ["a", "a2"] {
+        let mut nameless = add(name);
+        nameless.pod = add("a").pod.map(|pod| PodRef {
+            uid: String::new(),
+            ..pod
+        });
+        world.answer(CniCall::Add(nameless)).unwrap();
+    }
+    world.wait(GRACE * 30);
+    assert_eq!(left(&world), ["a", "a2"]);
 }
 
 #[test]

@@ -267,3 +267,42 @@ fn the_caller_may_go_away_while_the_record_is_written() {
     assert!(start(&mut world, "c2").is_ok());
     world.assert_quiescent();
 }
+
+/// The runtime has lost its state: it makes sandboxes of the same pod, and sends no DEL of the one before. Each ADD that
+/// waits in vain has a container of its own.
+#[test]
+fn a_living_pod_has_them_again_though_nobody_deletes_its_sandbox() {
+    let mut world = World::ready(0);
+    let first = sandbox(&mut world, "c1", "same", keep());
+    let had = has(&world.answer(CniCall::Add(first)).unwrap().unwrap());
+    let mut waited = Duration::ZERO;
+    let mut tries = 0;
+    let again = loop {
+        tries += 1;
+        let container = format!("again-{tries}");
+        let add = sandbox(&mut world, &container, "same", keep());
+        let request = world.ask(CniCall::Add(add));
+        pass(&mut world, Duration::from_secs(25));
+        waited += Duration::from_secs(25);
+        match world.replies[&request].clone() {
+            Ok(added) => break added.unwrap(),
+            Err(told) => assert_eq!(told.code, code::TRY_AGAIN, "{told}"),
+        }
+        assert!(waited < Duration::from_secs(660), "it waits for ever");
+    };
+    assert!(waited > Duration::from_secs(590), "{waited:?}");
+    assert_eq!(has(&again), had);
+    assert!(!world.leases.contains_key(&attachment("c1")));
+    world.assert_quiescent();
+}
+
+#[test]
+fn a_sandbox_that_another_was_tried_in_place_of_for_a_while_is_left() {
+    let mut world = World::ready(0);
+    let first = sandbox(&mut world, "c1", "same", keep());
+    world.answer(CniCall::Add(first)).unwrap();
+    let second = sandbox(&mut world, "c2", "same", keep());
+    world.ask(CniCall::Add(second));
+    pass(&mut world, Duration::from_secs(3600));
+    assert!(world.leases.contains_key(&attachment("c1")));
+}
