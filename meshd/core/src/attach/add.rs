@@ -103,7 +103,7 @@ impl NodeAgent {
             })
     }
 
-    fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {
+    pub(crate) fn begin_add(&mut self, now: Now, request: RequestId, add: Add) {
         let ifname = add.id.host_ifname();
         if self.attachments.by_ifname(&ifname).is_some() {
             let clash = error(
@@ -154,6 +154,7 @@ impl NodeAgent {
             Ok(named) => named,
             Err(refused) => return self.reply(request, Err(refused)),
         };
+        self.make_kept_room(now, &add);
         let may_keep = self.may_keep(&add);
         let secondary = add.wants.secondary || self.attachments.has_another(&add.id);
         let (cidrs, families) = (&self.local.cidrs, self.local.overlay.len());

@@ -30,6 +30,7 @@ impl NodeAgent {
         for address in &named {
             self.check_named(now, add, *address)?;
         }
+        self.make_kept_room(now, add);
         let kept = self.kept_again(add, &named)?;
         let held_back = self.held_back(add).to_vec();
         let find = |family: Family| {
@@ -177,6 +178,12 @@ impl NodeAgent {
         if self.is_block_coming(exhausted.family) {
             return self.wait_for(request, Stage::Address);
         }
+        // Each time there is a record less, so this comes to an end.
+        if let Some(CniCall::Add(add)) = self.requests.get(&request).map(|p| p.call.clone())
+            && self.free_kept(now, &add, exhausted.family)
+        {
+            return self.begin_add(now, request, add);
+        }
         self.refuse_exhausted(now, request, exhausted);
     }
 
@@ -239,6 +246,13 @@ impl NodeAgent {
         let fails = self.ops.is_in_trouble(&Resource::Claim(family));
         if !fails && self.is_block_coming(family) {
             let told = format!("{} waits for a further block of addresses: {exhausted}", add.id);
+            return self.reply(request, Err(again(told)));
+        }
+        if self.free_kept(now, add, family) {
+            let told = format!(
+                "{} waited for an address, and one that was kept is free only now",
+                add.id
+            );
             return self.reply(request, Err(again(told)));
         }
         self.refuse_exhausted(now, request, exhausted);

@@ -4,7 +4,7 @@ use crate::TimerKind;
 use crate::action::Resource;
 use crate::agent::NodeAgent;
 use crate::attach::addresses::NotGiven;
-use crate::attach::kept::{Entry, KEPT_MAX, key, key_of};
+use crate::attach::kept::{Entry, GivenUp, KEPT_MAX, key, key_of};
 use crate::attach::kept_told::full;
 use crate::attach::lifecycle::add_error;
 use crate::attach::requests::{Stage, error};
@@ -270,9 +270,9 @@ impl NodeAgent {
         removed
     }
 
-    /// Drops what is kept no longer: its time is over, or it is not the node's any more.
+    /// Drops what is kept no longer: its time is over, it is not the node's any more, or it is beyond a share.
     pub(crate) fn review_kept(&mut self, now: Now) {
-        self.kept.lost.retain(|_, (_, until)| now.boot < *until);
+        self.kept.lost.retain(|_, lost| now.boot < lost.until);
         let pool = self.config.ipam.pool.is_some();
         let known = self.own.is_current(pool) && (!pool || self.blocks.is_synced());
         let cidrs = &self.local.cidrs;
@@ -286,7 +286,7 @@ impl NodeAgent {
             .filter(|e| over(e) || !e.kept.addresses.iter().all(is_own))
             .map(|e| (e.key().clone(), over(&e)))
             .collect();
-        let any = !gone.is_empty();
+        let mut any = !gone.is_empty();
         for (key, over) in gone {
             let Some(entry) = self.kept.drop_entry(&key) else {
                 continue;
@@ -295,11 +295,16 @@ impl NodeAgent {
                 self.attachments.allocator.release(now.boot, *address);
             }
             if !over {
-                self.kept.note_lost(entry, now.boot + self.config.ipam.keep);
+                let until = now.boot + self.config.ipam.keep;
+                self.kept.note_lost(entry, until, GivenUp::NotOwn);
             }
             self.mark(Resource::Kept(key));
         }
-        let lost = self.kept.lost.values().map(|(_, until)| *until);
+        while known && let Some(key) = self.kept_beyond_share() {
+            self.give_up_kept(now, &key, GivenUp::TooMany);
+            any = true;
+        }
+        let lost = self.kept.lost.values().map(|lost| lost.until);
         let next = self.kept.unheld().filter_map(|e| e.expires).chain(lost).min();
         match next {
             Some(at) => self.timers.set(TimerKind::Kept, at),

@@ -68,10 +68,29 @@ pub(crate) struct KeptTable {
     pub(crate) entries: BTreeMap<KeptKey, Entry>,
     /// Records that shall be gone, and which the store may have.
     pub(crate) dropped: BTreeSet<KeptKey>,
-    /// What could not be kept because it is not the node's any more, until when it is told.
-    pub(crate) lost: BTreeMap<KeptKey, (Vec<IpAddr>, Boot)>,
+    /// What could not be kept before its time was over, until when it is told.
+    pub(crate) lost: BTreeMap<KeptKey, Lost>,
     /// Records that the store could not read, one line each.
     pub(crate) damaged: Vec<String>,
+}
+
+/// What could not be kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) until: Boot,
+    pub(crate) why: GivenUp,
+}
+
+/// Why addresses were not kept for as long as they should have been.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum GivenUp {
+    /// They are not the node's any more.
+    NotOwn,
+    /// Another pod needed one of them.
+    Needed,
+    /// More were kept than may be.
+    TooMany,
 }
 
 /// Whose record that of this lease would be.
@@ -95,9 +114,14 @@ impl KeptTable {
         (entry.holder.as_ref() == Some(&attachment.lease.id)).then_some(entry)
     }
 
-    /// Whether there is room for one more; what is not removed from the store yet counts.
+    /// Whether there is room for no more; so is it while the store removes none.
     pub(crate) fn is_full(&self) -> bool {
-        self.entries.len() + self.dropped.len() >= KEPT_MAX
+        self.entries.len() >= KEPT_MAX || self.dropped.len() >= KEPT_MAX
+    }
+
+    /// Whether one that is dropped makes room for another.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.entries.len() >= KEPT_MAX && self.dropped.len() + 1 < KEPT_MAX
     }
 
     /// Those whose addresses no pod has.
@@ -113,9 +137,17 @@ impl KeptTable {
     }
 
     /// Notes what is to be told of a record that could not be kept.
-    pub(crate) fn note_lost(&mut self, entry: Entry, until: Boot) {
+    pub(crate) fn note_lost(&mut self, entry: Entry, until: Boot, why: GivenUp) {
         if self.lost.len() < LOST_MAX {
-            self.lost.insert(entry.kept.key, (entry.kept.addresses, until));
+            let Kept { key, addresses, .. } = entry.kept;
+            self.lost.insert(
+                key,
+                Lost {
+                    addresses,
+                    until,
+                    why,
+                },
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is told of kept addresses: numbers, problems, and why there can be no more.
 
 use crate::agent::NodeAgent;
-use crate::attach::kept::KEPT_MAX;
+use crate::attach::kept::{GivenUp, KEPT_MAX};
 use crate::attach::requests::error;
 use crate::problems::problem;
 use meshd_model::KeptKey;
@@ -36,15 +36,24 @@ impl NodeAgent {
                 "its pod gets others when it is made anew; this line goes with the next start of meshd",
             )
         }));
-        found.extend(self.kept.lost.iter().map(|(key, (addresses, _))| {
-            let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        found.extend(self.kept.lost.iter().map(|(key, lost)| {
+            let list: Vec<_> = lost.addresses.iter().map(ToString::to_string).collect();
+            let why = match lost.why {
+                GivenUp::NotOwn => "are not this node's any more",
+                GivenUp::Needed => "were given up: the node had no others left",
+                GivenUp::TooMany => "were given up: more were kept here for pods that are away than may be",
+            };
+            let remedy = match lost.why {
+                GivenUp::NotOwn => "its pod gets others when it is made anew here",
+                GivenUp::Needed | GivenUp::TooMany => {
+                    "its pod gets others when it is made anew here; take meshd.dev/keep-address from pods that need it \
+                     less, or shorten ipam.keep_seconds"
+                }
+            };
             problem(
                 format!("kept/{key}"),
-                format!(
-                    "its addresses {} are not this node's any more: they were not kept",
-                    list.join(", ")
-                ),
-                "its pod gets others when it is made anew here",
+                format!("its addresses {} {why}: they were not kept", list.join(", ")),
+                remedy,
             )
         }));
     }

@@ -25,6 +25,7 @@ pub(crate) mod deletion;
 pub(crate) mod gc;
 pub(crate) mod keep;
 pub(crate) mod kept;
+pub(crate) mod kept_room;
 pub(crate) mod kept_told;
 pub(crate) mod lifecycle;
 pub(crate) mod link;

@@ -119,6 +119,11 @@ impl Blocks {
         self.held.iter().copied().filter(is_of)
     }
 
+    /// Whether no block is wanted for what already has addresses of it.
+    pub(crate) fn awaits_none(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
     pub(crate) fn is_synced(&self) -> bool {
         self.synced
     }

@@ -12,6 +12,7 @@ mod hostile;
 mod hostile_blocks;
 mod kept;
 mod kept_blocks;
+mod kept_bounds;
 mod kernel;
 mod own;
 mod peers;
