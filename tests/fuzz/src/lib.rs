@@ -9,15 +9,16 @@ mod store;
 
 pub use daemon::{annotations, request};
 pub use plugin::{environment, response, stdin};
-pub use store::lease;
+pub use store::{kept, lease};
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("annotations", annotations),
     ("environment", environment),
+    ("kept", kept),
     ("lease", lease),
     ("request", request),
     ("response", response),
