@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 32;
 /// A file that the plugin was writing so long ago was left by one that was killed.
 const STALE: Duration = Duration::from_secs(60);
+/// So long after the start the folder is looked at once more: whoever had found no daemon then has no deadline left, and
+/// what it was writing is stale.
+const AFTERMATH: Duration = Duration::from_secs(90);
 
 /// The folder of the notes beside a socket.
 #[derive(Clone, Debug)]
@@ -110,33 +113,42 @@ fn parse(path: &Path) -> io::Result<AttachmentId> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Has the deletions done, and says so after each has been tried once; goes on with those that failed.
+/// Has the deletions done, and says so after each has been tried once; goes on with those that failed. Later it does away
+/// with what plugins have left that were killed beside their note.
 pub(super) async fn finish(
     notes: Notes,
-    mut left: Vec<AttachmentId>,
+    left: Vec<AttachmentId>,
     events: Sender<SocketMessage>,
     ids: Arc<AtomicU64>,
 ) {
-    if left.is_empty() {
-        return;
+    if !left.is_empty() {
+        tracing::info!(
+            deletions = left.len(),
+            "finishing what was deleted while no daemon ran"
+        );
+        let left = once(&notes, left, &events, &ids).await;
+        if events.send(SocketMessage::Finished).await.is_err() {
+            return;
+        }
+        try_on(&notes, left, &events, &ids).await;
     }
-    tracing::info!(
-        deletions = left.len(),
-        "finishing what was deleted while no daemon ran"
-    );
-    let mut first = true;
-    loop {
-        left = once(&notes, left, &events, &ids).await;
-        if std::mem::take(&mut first) && events.send(SocketMessage::Finished).await.is_err() {
-            return;
-        }
-        if left.is_empty() {
-            return;
-        }
+    tokio::select! {
+        () = tokio::time::sleep(AFTERMATH) => {}
+        () = events.closed() => return,
+    }
+    let late = notes.read();
+    let late = once(&notes, late, &events, &ids).await;
+    try_on(&notes, late, &events, &ids).await;
+}
+
+/// Until none is left, or the daemon ends.
+async fn try_on(notes: &Notes, mut left: Vec<AttachmentId>, events: &Sender<SocketMessage>, ids: &AtomicU64) {
+    while !left.is_empty() {
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = events.closed() => return,
         }
+        left = once(notes, left, events, ids).await;
     }
 }
 
@@ -263,5 +275,31 @@ mod tests {
         notes.remove(&added);
         let (asked, left) = tried(&notes, &left).await;
         assert_eq!((asked, left), (vec![gone.clone()], vec![gone]));
+    }
+
+    /// The plugin was killed while it wrote, or between its note and its second look for the daemon, which had read the
+    /// notes by then.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_killed_plugin_left_after_the_start_goes_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::beside(&folder.path().join("meshd.sock"));
+        let (events, messages) = mpsc::channel(16);
+        let ended = Arc::new(AtomicU64::new(0));
+        let finishing = tokio::spawn(finish(notes.clone(), Vec::new(), events, ended));
+        let id = noted(&notes, "late");
+        let half = notes.folder.join(".half.4711");
+        let writing = notes.folder.join(".writing.4712");
+        for file in [&half, &writing] {
+            fs::write(file, "{").unwrap();
+        }
+        let before = SystemTime::now() - STALE - Duration::from_secs(1);
+        let file = OpenOptions::new().write(true).open(&half).unwrap();
+        file.set_modified(before).unwrap();
+        let asked = tokio::time::timeout(AFTERMATH + PAUSE, refuse(messages));
+        assert!(asked.await.is_err(), "what fails is tried again");
+        assert!(notes.holds(&id));
+        assert!(!half.exists(), "it is nobody's");
+        assert!(writing.exists(), "somebody may be writing it");
+        finishing.abort();
     }
 }
