@@ -10,8 +10,8 @@
 //!   previous/       the leases of the boot before
 //! ```
 //!
-//! A file is written under a temporary name and renamed, so that under its own name it is always whole, also after
-//! kill -9. No lease is flushed to the disk: after a reboot the leases are void anyway. What is kept is, see [`crate::kept`].
+//! A file is written under a temporary name and renamed, or over one that is as long, in one step: so under its own name it
+//! is always whole, also after kill -9. No lease is flushed to the disk: after a reboot the leases are void anyway. What is kept is, see [`crate::kept`].
 
 pub(crate) mod codec;
 pub(crate) mod file_name;
@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 /// Longest file that is written or read, in bytes.
 pub(crate) const FILE_MAX: usize = 64 << 10;
+/// A lease's length is a multiple of it, in bytes.
+const FILL: usize = 128;
 
 /// The store of a daemon; at most one process has it open.
 #[derive(Debug)]
@@ -158,7 +160,9 @@ impl LeaseStore for FileStore {
         };
         let name = file_name::of(&lease.id)
             .ok_or_else(|| unstorable("the container id is too long for a file name"))?;
-        let body = serde_json::to_vec(lease).map_err(|_| unstorable("it does not serialise"))?;
+        let mut body = serde_json::to_vec(lease).map_err(|_| unstorable("it does not serialise"))?;
+        // White space, so that the lease is mostly as long in its next phase.
+        body.resize(body.len().next_multiple_of(FILL), b' ');
         let content = codec::encode(Kind::Lease, &body);
         if content.len() > FILE_MAX {
             return Err(unstorable("it is longer than 64 KiB"));

@@ -5,6 +5,7 @@ mod common;
 
 use common::{BOOT, id, lease};
 use meshd_ipam_store::{FileStore, LeaseStore, StoreError};
+use meshd_model::Lease;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -83,15 +84,21 @@ fn a_full_file_system(folder: &Path) {
     let error = store.put(&lease("new", 1)).unwrap_err();
     assert_eq!(errno(&error), Some(Errno::ENOSPC), "{error}");
     assert!(error.to_string().contains("free space"), "{error}");
-    let error = store.put(&lease("before", 2)).unwrap_err();
+    let longer = Lease {
+        network: "n".repeat(300),
+        ..lease("before", 1)
+    };
+    let error = store.put(&longer).unwrap_err();
     assert_eq!(errno(&error), Some(Errno::ENOSPC), "{error}");
 
-    // What was there is whole, nothing half written stays, and what frees space still works.
+    // What was there is whole, nothing half written stays, and what needs no space, or frees it, still works.
     let loaded = store.load().unwrap();
     assert_eq!(
         (loaded.leases, loaded.damaged),
         (vec![lease("before", 1)], vec![])
     );
+    store.put(&lease("before", 2)).unwrap();
+    assert_eq!(store.load().unwrap().leases, [lease("before", 2)]);
     assert_eq!(fs::read_dir(path.join("leases")).unwrap().count(), 1);
     drop(store);
     let mut store = FileStore::open(&path, BOOT).unwrap();

@@ -4,9 +4,9 @@ mod common;
 
 use common::{BOOT, id, lease};
 use meshd_ipam_store::{FileStore, LeaseStore, StoreError};
-use meshd_model::{Kept, KeptKey};
+use meshd_model::{Kept, KeptKey, LeasePhase};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 const OTHER_BOOT: &str = "6f1c2a9e-0000-4000-8000-000000000002";
@@ -47,6 +47,41 @@ fn leases_come_back_in_order_and_removed_ones_do_not() {
     let mut again = open(folder.path());
     assert_eq!(again.load().unwrap(), loaded);
     assert_eq!(again.previous(), None);
+}
+
+/// Each file that is made, renamed or removed is one more thing that the disk's journal may wait for, in ADD's way.
+#[test]
+fn the_next_phase_of_a_lease_is_written_into_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let mut phases = Vec::new();
+    for phase in [LeasePhase::Adding, LeasePhase::Ready, LeasePhase::Deleting] {
+        let lease = meshd_model::Lease {
+            phase,
+            ..lease("a", 1)
+        };
+        store.put(&lease).unwrap();
+        assert_eq!(store.load().unwrap().leases, [lease]);
+        phases.push(inode(&only_file(&folder.path().join("leases"))));
+    }
+    assert!(phases.iter().all(|inode| *inode == phases[0]), "{phases:?}");
+
+    // A lease of another length, and one in whose place something else was put, are files of their own.
+    let path = only_file(&folder.path().join("leases"));
+    let longer = meshd_model::Lease {
+        network: "n".repeat(300),
+        ..lease("a", 1)
+    };
+    store.put(&longer).unwrap();
+    assert_eq!(store.load().unwrap().leases, [longer]);
+    store.put(&lease("a", 1)).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    symlink(&elsewhere, &path).unwrap();
+    store.put(&lease("a", 2)).unwrap();
+    assert_eq!(store.load().unwrap().leases, [lease("a", 2)]);
+    assert!(!fs::read_to_string(&elsewhere).unwrap().contains("/run/netns/2"));
 }
 
 #[test]
