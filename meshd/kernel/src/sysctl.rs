@@ -4,12 +4,9 @@
 //! written: which namespace's parameters are there depends on who looks, not on whose mount it is.
 
 use crate::error::{Context, OpError, Result};
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,40 +34,6 @@ pub(crate) fn has_ipv6() -> bool {
         HAS.store(path("ipv6").exists(), Ordering::Relaxed);
     }
     HAS.load(Ordering::Relaxed)
-}
-
-/// A folder of parameters, of the network namespace that its opener was in. To find its way from `/proc/sys/net` the kernel
-/// goes through the folders of that name of all namespaces, one for each pod: it is done once for many parameters.
-pub(crate) struct Folder {
-    fd: OwnedFd,
-    name: String,
-}
-
-impl Folder {
-    /// Opens it by its name under `/proc/sys/net`.
-    pub(crate) fn open(name: &str) -> Result<Self> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::open(&path(name), flags, Mode::empty());
-        Ok(Self {
-            fd: fd.doing(|| format!("open the sysctls net/{name}"))?,
-            name: name.to_owned(),
-        })
-    }
-
-    /// Sets a parameter in it, as [`set`] does.
-    pub(crate) fn set(&self, key: &str, value: &str) -> Result<()> {
-        let open = |flags| openat(&self.fd, key, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from);
-        let name = || format!("net/{}/{key}", self.name);
-        let mut file = open(OFlag::O_RDONLY).doing(|| format!("read sysctl {}", name()))?;
-        if read(&mut file).doing(|| format!("read sysctl {}", name()))? == value {
-            return Ok(());
-        }
-        let written = open(OFlag::O_WRONLY).map_err(std::io::Error::from);
-        let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
-        written
-            .doing(|| format!("set sysctl {} to {value}", name()))
-            .map_err(remedy)
-    }
 }
 
 /// In one read: to ask for its length and its end costs as much again.
@@ -101,10 +64,20 @@ pub(crate) fn refused(key: &str) -> Option<String> {
 
 /// Sets a parameter where it differs: a container with a read-only `/proc/sys` still passes where all is well.
 pub(crate) fn set(key: &str, value: &str) -> Result<()> {
-    if get(key)? == value {
+    set_one_of(key, &[value])
+}
+
+/// Sets a parameter to the first of the values unless it is one of them.
+pub(crate) fn set_one_of(key: &str, values: &[impl AsRef<str>]) -> Result<()> {
+    let there = get(key)?;
+    let mut values = values.iter().map(AsRef::as_ref);
+    let Some(first) = values.next().filter(|first| *first != there) else {
+        return Ok(());
+    };
+    if values.any(|value| value == there) {
         return Ok(());
     }
-    std::fs::write(path(key), value)
-        .doing(|| format!("set sysctl net/{key} to {value}"))
+    std::fs::write(path(key), first)
+        .doing(|| format!("set sysctl net/{key} to {first}"))
         .map_err(remedy)
 }

@@ -35,6 +35,7 @@ const OPER_UP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// `IN6_ADDR_GEN_MODE_NONE`
 const GEN_NONE: u8 = 1;
@@ -152,6 +153,14 @@ pub(crate) fn dump_links() -> MessageBuilder {
     message
 }
 
+/// Parameters of IPv6 of an interface (`net/ipv6/conf/NAME`), by their places in the kernel's array: `DEVCONF_*` of
+/// linux/ipv6.h.
+pub(crate) type Ipv6Parameters = [i32; IPV6_PARAMETERS];
+/// As many as are asked for.
+const IPV6_PARAMETERS: usize = 27;
+/// `DEVCONF_DISABLE_IPV6`
+pub(crate) const DISABLE_IPV6: usize = 26;
+
 /// What is read of a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -162,6 +171,8 @@ pub(crate) struct Link {
     pub(crate) group: u32,
     /// Whether it carries packets.
     pub(crate) operational: bool,
+    /// None where it has no IPv6.
+    pub(crate) ipv6: Option<Ipv6Parameters>,
 }
 
 impl Link {
@@ -182,11 +193,22 @@ impl Link {
                 IFLA_LINK => link.peer = word(),
                 IFLA_GROUP => link.group = word().unwrap_or_default(),
                 IFLA_OPERSTATE => link.operational = value.first() == Some(&OPER_UP),
+                IFLA_AF_SPEC => link.ipv6 = ipv6_parameters(value),
                 _ => {}
             }
         }
         Some(link)
     }
+}
+
+fn ipv6_parameters(spec: &[u8]) -> Option<Ipv6Parameters> {
+    let find = |nest, wanted| attributes(nest).find_map(|(kind, value)| (kind == wanted).then_some(value));
+    let values = find(find(spec, u16::from(AF_INET6))?, IFLA_INET6_CONF)?;
+    let mut found = [0; IPV6_PARAMETERS];
+    for (place, parameter) in found.iter_mut().enumerate() {
+        *parameter = i32::from_ne_bytes(*values.get(place * 4..)?.first_chunk::<4>()?);
+    }
+    Some(found)
 }
 
 /// Type and value of each attribute.

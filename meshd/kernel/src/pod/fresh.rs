@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! host   make the pair, its host's end without a link-local address and up    one call
-//! pod    lo and the pod's end up, addresses, gateways, default routes         one call, and the sysctls
+//! pod    lo and the pod's end up, addresses, gateways, default routes         one call
 //! host   neighbours and routes to the pod                                     one call
 //! pod    does the kernel take packets to the IPv6 address?                    mostly one call
 //! ```
@@ -11,7 +11,7 @@
 //! that can be in the way, and say what cannot be mended.
 
 use super::host;
-use super::inside::{self, Inside};
+use super::inside::Inside;
 use crate::entrant::Entrant;
 use crate::error::{OpError, Result};
 use crate::netlink::message::{self, Link, RouteTo};
@@ -114,11 +114,10 @@ fn finish(
     let Some(index) = host.peer.filter(|_| !link.secondary) else {
         return Ok(false);
     };
-    host::ipv6_sysctls(link)?;
+    host::ipv6_sysctls(link, host.ipv6.as_ref())?;
     let inside = Inside::of(link);
     let pod = entrant.run(netns, move || {
         let socket = Socket::open()?;
-        inside::sysctls(&inside.ifname, inside.addresses.iter().any(IpAddr::is_ipv6))?;
         let is_up = fill(&socket, index, &inside)?;
         Ok((socket, is_up))
     })?;
@@ -126,7 +125,8 @@ fn finish(
     Ok(is_up && lead(socket, host.index, link)? && is_reachable(&pod, &link.addresses)?)
 }
 
-/// The pod's end, as [`inside::configure`] makes it; whether it carries packets.
+/// The pod's end, as [`super::inside::configure`] makes it; whether it carries packets. It does not where the runtime has turned
+/// IPv6 off.
 fn fill(socket: &Socket, index: u32, spec: &Inside) -> Result<bool> {
     let name = &spec.ifname;
     let mut batch = Batch::default();
@@ -134,6 +134,7 @@ fn fill(socket: &Socket, index: u32, spec: &Inside) -> Result<bool> {
     batch.push(message::up(name), format!("set {name} up in the pod"));
     // Before the addresses: on an interface that the kernel takes for one without carrier they would have to wait.
     batch.push(message::look(name), format!("look for {name} in the pod"));
+    batch.push(message::look("lo"), "look for lo in the pod");
     for &address in &spec.addresses {
         let what = format!("add address {address} to {name} in the pod");
         batch.push(message::address(index, address), what);
@@ -164,9 +165,19 @@ fn fill(socket: &Socket, index: u32, spec: &Inside) -> Result<bool> {
         batch.push(default.add(), what);
     }
     let mut answers = socket.execute(&batch)?;
-    let found = answers.take(2)?.and_then(|body| Link::read(&body));
+    let mut link = |place| Ok(answers.take(place)?.and_then(|body| Link::read(&body)));
+    let (found, lo) = (link(2)?, link(3)?);
+    // The end has what `default` says, so that is 0 as well.
+    if spec.has_ipv6() && [&found, &lo].into_iter().any(|link| !carries_ipv6(link.as_ref())) {
+        return Ok(false);
+    }
     answers.all()?;
     Ok(found.is_some_and(|l| l.operational))
+}
+
+fn carries_ipv6(link: Option<&Link>) -> bool {
+    let parameters = link.and_then(|link| link.ipv6);
+    parameters.is_some_and(|p| p[message::DISABLE_IPV6] == 0)
 }
 
 /// The neighbours and routes that lead to the pod; whether the host's end carries packets.

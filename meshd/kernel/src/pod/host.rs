@@ -2,6 +2,7 @@
 
 use super::{Context, Result};
 use crate::link::wait_operational;
+use crate::netlink::message::{DISABLE_IPV6, Ipv6Parameters};
 use crate::{neigh, sysctl};
 use meshd_model::kernel::{PodLink, ROUTE_PROTOCOL};
 use nlink::netlink::devconf::AddrGenMode;
@@ -59,13 +60,13 @@ const V4: [(&str, u16, u32); 5] = [
     ("send_redirects", 6, 0),
     ("arp_ignore", 19, 8),
 ];
-/// The same under `ipv6/conf/NAME`.
-const V6: [(&str, &str); 5] = [
-    ("disable_ipv6", "0"),
-    ("accept_dad", "0"),
-    ("accept_ra", "0"),
-    ("proxy_ndp", "0"),
-    ("forwarding", "1"),
+/// The same under `ipv6/conf/NAME`, by their places in the kernel's array, with the values that will do; the first of them is
+/// set. An interface that forwards takes router advertisements in only where accept_ra is 2.
+const V6: [(&str, usize, &[i32]); 4] = [
+    ("disable_ipv6", DISABLE_IPV6, &[0]),
+    ("accept_ra", 3, &[0, 1]),
+    ("proxy_ndp", 22, &[0]),
+    ("forwarding", 0, &[1]),
 ];
 
 /// `V4` as a message has them.
@@ -73,32 +74,40 @@ pub(super) fn numbered() -> [(u16, u32); V4.len()] {
     V4.map(|(_, number, value)| (number, value))
 }
 
-/// Sets those of IPv6, for which there are no messages.
-pub(super) fn ipv6_sysctls(link: &PodLink) -> Result<()> {
-    if !carries_ipv6(link) {
+/// Sets those of IPv6 that are not so in what the kernel has told: there are no messages to set them, and a file of a new
+/// interface takes the kernel long to open where there are many pods.
+pub(super) fn ipv6_sysctls(link: &PodLink, there: Option<&Ipv6Parameters>) -> Result<()> {
+    let will_do = |there: &Ipv6Parameters| {
+        V6.iter()
+            .all(|(_, place, values)| values.contains(&there[*place]))
+    };
+    if !carries_ipv6(link) || there.is_some_and(will_do) {
         return Ok(());
     }
-    let folder = sysctl::Folder::open(&format!("ipv6/conf/{}", link.host_ifname))?;
-    V6.iter().try_for_each(|(key, value)| folder.set(key, value))
+    sysctls(&link.host_ifname, true)
 }
 
-fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, String)> {
+/// Names of parameters, and the values that will do, the one to set first.
+fn parameters(name: &str, ipv6: bool) -> impl Iterator<Item = (String, Vec<String>)> {
     let v4 = V4
         .iter()
-        .map(move |(key, _, value)| (format!("ipv4/conf/{name}/{key}"), value.to_string()));
-    let v6 = V6.iter().filter(move |_| ipv6);
-    v4.chain(v6.map(move |(key, value)| (format!("ipv6/conf/{name}/{key}"), (*value).to_owned())))
+        .map(move |(key, _, value)| (format!("ipv4/conf/{name}/{key}"), vec![value.to_string()]));
+    let v6 = V6.iter().filter(move |_| ipv6).map(move |(key, _, values)| {
+        let values = values.iter().map(ToString::to_string).collect();
+        (format!("ipv6/conf/{name}/{key}"), values)
+    });
+    v4.chain(v6)
 }
 
 fn sysctls(name: &str, ipv6: bool) -> Result<()> {
-    parameters(name, ipv6).try_for_each(|(key, value)| sysctl::set(&key, &value))
+    parameters(name, ipv6).try_for_each(|(key, values)| sysctl::set_one_of(&key, &values))
 }
 
 /// Why no end of a pod's link could be made as it must be: a parameter that differs where interfaces begin, and cannot
 /// be written. None if all can be, or need not be.
 #[must_use]
 pub fn obstacle() -> Option<String> {
-    let differs = |key: &str, wanted: &str| sysctl::get(key).is_ok_and(|value| value != wanted);
+    let differs = |key: &str, wanted: &[String]| sysctl::get(key).is_ok_and(|value| !wanted.contains(&value));
     let (key, _) = parameters("default", sysctl::has_ipv6()).find(|(key, wanted)| differs(key, wanted))?;
     sysctl::refused(&key)
 }

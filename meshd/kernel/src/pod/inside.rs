@@ -37,6 +37,11 @@ impl Inside {
         }
     }
 
+    /// Whether the pod has an IPv6 address, and the kernel IPv6.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6) && sysctl::has_ipv6()
+    }
+
     /// Where its default routes are.
     fn table(&self, index: u32) -> u32 {
         match self.secondary {
@@ -112,7 +117,9 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
         })?;
     let index = link.ifindex();
 
-    sysctls(name, spec.addresses.iter().any(IpAddr::is_ipv6))?;
+    if spec.has_ipv6() {
+        turn_ipv6_on(name)?;
+    }
     conn.set_link_up("lo").await.doing(|| "set lo up in the pod")?;
     if link.mtu() != Some(u32::from(spec.mtu)) {
         conn.set_link_mtu_by_index(index, u32::from(spec.mtu))
@@ -141,18 +148,10 @@ pub(super) async fn configure(spec: Inside) -> Result<()> {
     address::wait_local(&conn, &spec.addresses).await
 }
 
-/// IPv6 on where the pod has an IPv6 address (runtimes turn it off in new namespaces), and no wait for duplicates: the
-/// address is unique by allocation.
-pub(super) fn sysctls(ifname: &str, ipv6: bool) -> Result<()> {
-    if !ipv6 || !sysctl::has_ipv6() {
-        return Ok(());
-    }
-    let folder = sysctl::Folder::open("ipv6/conf")?;
-    for scope in ["all", "default", "lo", ifname] {
-        folder.set(&format!("{scope}/disable_ipv6"), "0")?;
-    }
-    folder.set(&format!("{ifname}/accept_dad"), "0")?;
-    folder.set(&format!("{ifname}/accept_ra"), "0")
+/// Runtimes turn it off in new namespaces.
+fn turn_ipv6_on(ifname: &str) -> Result<()> {
+    let mut scopes = ["all", "default", "lo", ifname].into_iter();
+    scopes.try_for_each(|scope| sysctl::set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0"))
 }
 
 /// What the pod sends from this address leaves by this interface, whatever its default routes are: on any other it would
